@@ -1,0 +1,137 @@
+"""The program as a library: make a plan, look at it, build it.
+
+import mergebuild as mb
+
+plan = mb.plan("recipe.yaml")
+mb.build(plan)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import uuid
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from mergebuild.cache import Cache
+from mergebuild.engine import Options
+from mergebuild.engine import build as carry_out
+from mergebuild.engine.check import Comparison
+from mergebuild.engine.check import check as compare_anew
+from mergebuild.errors import UsageError, did_you_mean
+from mergebuild.events import BuildFinished, Event, Sink, silent, to_json
+from mergebuild.files import make_directories, new_file
+from mergebuild.methods import registry
+from mergebuild.plan import Plan, Settings, make_plan
+from mergebuild.recipe import Recipe, load_recipe
+
+CACHE_VARIABLE: Final = "MERGEBUILD_CACHE"
+
+
+def default_cache() -> Path:
+    """`MERGEBUILD_CACHE`, else `cache` in the working directory."""
+    return Path(os.environ.get(CACHE_VARIABLE) or "cache")
+
+
+def load(
+    recipe: str | Path,
+    *,
+    variables: Mapping[str, str] | None = None,
+    sources: Mapping[str, str] | None = None,
+    strict: bool = False,
+) -> Recipe:
+    """Read a recipe. `variables` and `sources` are as for `--set` and `--source`.
+
+    Raises RecipeError with every independent mistake, UsageError for overrides that fit nothing.
+    """
+    return load_recipe(
+        Path(recipe),
+        variables=variables or {},
+        sources=sources or {},
+        methods=registry(),
+        strict=strict,
+    )
+
+
+def plan(
+    recipe: str | Path | Recipe,
+    *,
+    variables: Mapping[str, str] | None = None,
+    sources: Mapping[str, str] | None = None,
+    select: Sequence[str] = (),
+    outputs: Mapping[str, Path] | None = None,
+    cache: str | Path | None = None,
+    settings: Settings | None = None,
+    strict: bool = False,
+    sink: Sink = silent,
+) -> Plan:
+    """Decide what building a recipe takes. Nothing is written but the memo of source digests.
+
+    `select` names nodes (`name`, `+name`, `name+`), default all outputs; `outputs` says where
+    nodes are published, over what the recipe says. Raises MergebuildError.
+    """
+    if not isinstance(recipe, Recipe):
+        recipe = load(recipe, variables=variables, sources=sources, strict=strict)
+    return make_plan(
+        recipe,
+        cache=Cache(Path(cache) if cache is not None else default_cache()),
+        methods=registry(),
+        selectors=select,
+        outputs=outputs,
+        settings=settings,
+        sink=sink,
+    )
+
+
+def check(
+    recipe: Recipe,
+    node: str,
+    *,
+    cache: str | Path | None = None,
+    settings: Settings | None = None,
+    options: Options | None = None,
+    sink: Sink = silent,
+) -> Comparison:
+    """Build a node that is in the cache once more, beside it, and compare the bits. Nothing is
+    published. Raises MergebuildError."""
+    if node not in recipe.nodes:
+        raise UsageError.of(f"no node '{node}'", hint=did_you_mean(node, list(recipe.nodes)))
+    made = make_plan(
+        recipe,
+        cache=Cache(Path(cache) if cache is not None else default_cache()),
+        methods=registry(),
+        selectors=[node],
+        settings=settings,
+        anew=[node],
+        sink=sink,
+    )
+    return compare_anew(
+        made, node, methods=registry(), run=_run_name(), options=options or Options(), sink=sink
+    )
+
+
+def _run_name() -> str:
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}"
+
+
+def build(plan: Plan, *, options: Options | None = None, sink: Sink = silent) -> BuildFinished:
+    """Carry out a plan; a fresh one touches nothing. The run is logged under the cache's `runs/`.
+
+    Raises MergebuildError.
+    """
+    run = _run_name()
+    if plan.fresh:
+        return BuildFinished(run, True, 0.0, 0, 0, 0, 0, 0, (), ())
+    with ExitStack() as stack:
+        make_directories(plan.cache.runs)
+        log = stack.enter_context(new_file(plan.cache.runs / f"{run}.jsonl"))
+
+        def both(event: Event) -> None:
+            print(json.dumps(to_json(event)), file=log, flush=True)
+            sink(event)
+
+        return carry_out(plan, methods=registry(), run=run, options=options, sink=both)

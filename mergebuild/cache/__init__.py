@@ -1,0 +1,31 @@
+"""Built checkpoints by key: manifests, look-up, staging, publishing, verifying, collecting."""
+
+from mergebuild.cache.index import CachedTensor, Index, Region
+from mergebuild.cache.manifest import (
+    MANIFEST,
+    FileRecord,
+    Manifest,
+    ShardRecord,
+    TensorRecord,
+    read_manifest,
+    shard_layout,
+    to_text,
+)
+from mergebuild.cache.store import Cache, Unsound, sound
+
+__all__ = [
+    "MANIFEST",
+    "Cache",
+    "CachedTensor",
+    "FileRecord",
+    "Index",
+    "Manifest",
+    "Region",
+    "ShardRecord",
+    "TensorRecord",
+    "Unsound",
+    "read_manifest",
+    "shard_layout",
+    "sound",
+    "to_text",
+]

@@ -1,0 +1,236 @@
+"""Commands that plan: build, plan, explain, status."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import mergebuild.api as api
+from mergebuild.cli.cache import verify as verify_folders
+from mergebuild.cli.options import (
+    CacheFolder,
+    Jobs,
+    Json,
+    Nodes,
+    Outputs,
+    RecipeFile,
+    Sources,
+    Strict,
+    Variables,
+    byte_size,
+    pairs,
+    places,
+)
+from mergebuild.cli.sinks import complain, event_sink
+from mergebuild.console.cache import comparison_text
+from mergebuild.console.plain import json_sink, plain_sink
+from mergebuild.console.plans import (
+    explain_node,
+    explain_tensor,
+    plan_json,
+    plan_text,
+    status_text,
+)
+from mergebuild.engine import Options
+from mergebuild.errors import UsageError, did_you_mean
+from mergebuild.events import BuildFinished, Sink, Warned, silent
+from mergebuild.plan import Plan, Settings
+from mergebuild.recipe import Recipe
+
+STALE = 3
+DIFFERENT = 1
+
+
+def _plan(
+    recipe: Path,
+    nodes: Sequence[str] | None,
+    variables: Sequence[str] | None,
+    sources: Sequence[str] | None,
+    out: Sequence[str] | None,
+    cache: Path | None,
+    strict: bool,
+    settings: Settings,
+    sink: Sink = silent,
+) -> Plan:
+    loaded = _load(recipe, variables, sources, strict, sink)
+    return api.plan(
+        loaded,
+        select=nodes or (),
+        outputs=places(out, list(loaded.outputs)),
+        cache=cache,
+        settings=settings,
+        sink=sink,
+    )
+
+
+def _load(
+    recipe: Path,
+    variables: Sequence[str] | None,
+    sources: Sequence[str] | None,
+    strict: bool,
+    sink: Sink,
+) -> Recipe:
+    loaded = api.load(
+        recipe,
+        variables=pairs("--set", variables),
+        sources={name: _here(place) for name, place in pairs("--source", sources).items()},
+        strict=strict,
+    )
+    for warning in loaded.warnings:
+        sink(Warned(warning.render("warning")))
+    return loaded
+
+
+def _here(place: str) -> str:
+    """A place given on the command line: a path that is there is meant from here, not from the
+    recipe."""
+    path = Path(place).expanduser()
+    return str(path.absolute()) if path.exists() else place
+
+
+def build(
+    recipe: RecipeFile,
+    nodes: Nodes = None,
+    set_: Variables = None,
+    source: Sources = None,
+    out: Outputs = None,
+    cache: CacheFolder = None,
+    jobs: Jobs = 0,
+    chunk: Annotated[
+        int, typer.Option(min=1, help="Blocks of 65,536 elements evaluated at a time.")
+    ] = 2,
+    shard_size: Annotated[
+        str, typer.Option(metavar="SIZE", help="Largest file of weights.")
+    ] = "5GB",
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace folders that mergebuild did not write.")
+    ] = False,
+    allow_nonfinite: Annotated[
+        bool, typer.Option("--allow-nonfinite", help="Let NaN and infinite values through.")
+    ] = False,
+    check: Annotated[
+        str | None,
+        typer.Option(
+            "--check", metavar="NODE", help="Build a cached node beside it and compare the bits."
+        ),
+    ] = None,
+    strict: Strict = False,
+    json_: Json = False,
+) -> None:
+    """Bring the outputs, or the given nodes, up to date; do nothing that was done before."""
+    settings = Settings(jobs, chunk << 16, byte_size(shard_size))
+    if check is not None:
+        loaded = _load(recipe, set_, source, strict, silent)
+        options = Options(force, allow_nonfinite)
+        result = api.check(loaded, check, cache=cache, settings=settings, options=options)
+        typer.echo(json.dumps(asdict(result)) if json_ else comparison_text(check, result))
+        if result.different:
+            raise typer.Exit(DIFFERENT)
+        return
+    with ExitStack() as stack:
+        sink = event_sink(stack, json_)
+        plan = _plan(recipe, nodes, set_, source, out, cache, strict, settings, sink)
+        homeless = [name for name in plan.targets if plan.recipe.outputs.get(name, Path()) is None]
+        for name in homeless:
+            if plan.nodes[name].output is None:
+                raise UsageError.of(
+                    f"'{recipe}' does not say where its output '{name}' goes",
+                    hint="use --out DIR",
+                )
+        notes = [(name, note) for name, node in plan.nodes.items() for note in node.notes]
+        for name, note in notes if not plan.fresh else ():
+            sink(Warned(f"note: node '{name}': {note}"))
+        finished = api.build(plan, options=Options(force, allow_nonfinite), sink=sink)
+    if plan.fresh:
+        _fresh(plan, finished, json_)
+
+
+def _fresh(plan: Plan, finished: BuildFinished, json_: bool) -> None:
+    if json_:
+        json_sink(print)(finished)
+        return
+    places = [str(node.output.path) for node in plan.nodes.values() if node.output is not None]
+    where = f" ({', '.join(places)})" if places else ""
+    complain(f"{', '.join(plan.targets)}: fresh, nothing to do{where}")
+
+
+def plan(
+    recipe: RecipeFile,
+    nodes: Nodes = None,
+    set_: Variables = None,
+    source: Sources = None,
+    out: Outputs = None,
+    cache: CacheFolder = None,
+    jobs: Jobs = 0,
+    shard_size: Annotated[
+        str, typer.Option(metavar="SIZE", help="Largest file of weights.")
+    ] = "5GB",
+    strict: Strict = False,
+    json_: Json = False,
+) -> None:
+    """Show what a build would do, and what it would read, write and need."""
+    settings = Settings(jobs, shard_size=byte_size(shard_size))
+    sink = plain_sink(complain)
+    made = _plan(recipe, nodes, set_, source, out, cache, strict, settings, sink)
+    typer.echo(json.dumps(plan_json(made), indent=1) if json_ else plan_text(made))
+
+
+def explain(
+    recipe: RecipeFile,
+    node: Annotated[str | None, typer.Argument(help="A node (default: all).")] = None,
+    tensor: Annotated[str | None, typer.Argument(help="A tensor of the node.")] = None,
+    set_: Variables = None,
+    source: Sources = None,
+    out: Outputs = None,
+    cache: CacheFolder = None,
+    strict: Strict = False,
+) -> None:
+    """Say why nodes are stale, or what a tensor's key is made of."""
+    sink = plain_sink(complain)
+    made = _plan(recipe, None, set_, source, out, cache, strict, Settings(), sink)
+    if node is None:
+        typer.echo("\n\n".join(explain_node(made, name) for name in made.nodes))
+        return
+    if node not in made.nodes:
+        raise UsageError.of(f"no node '{node}'", hint=did_you_mean(node, list(made.nodes)))
+    if tensor is None:
+        typer.echo(explain_node(made, node))
+        return
+    tensors = made.nodes[node].expressions
+    if tensor not in tensors:
+        raise UsageError.of(
+            f"node '{node}' has no tensor '{tensor}'", hint=did_you_mean(tensor, list(tensors)[:1])
+        )
+    typer.echo(explain_tensor(made, node, tensor))
+
+
+def status(
+    recipe: RecipeFile,
+    set_: Variables = None,
+    source: Sources = None,
+    out: Outputs = None,
+    cache: CacheFolder = None,
+    strict: Strict = False,
+    exit_code: Annotated[
+        bool, typer.Option("--exit-code", help="Exit with 3 if something is stale.")
+    ] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read the outputs, and tell what differs.")
+    ] = False,
+    json_: Json = False,
+) -> None:
+    """Show what is fresh and what is stale."""
+    sink = plain_sink(complain)
+    made = _plan(recipe, None, set_, source, out, cache, strict, Settings(), sink)
+    typer.echo(json.dumps(plan_json(made), indent=1) if json_ else status_text(made))
+    if verify:
+        places = [node.output.path for node in made.nodes.values() if node.output is not None]
+        verify_folders([place for place in places if place.exists()], json_=json_)
+    if exit_code and not made.fresh:
+        raise typer.Exit(STALE)

@@ -1,0 +1,80 @@
+"""Commands that look: graph, methods, inspect; and init, which starts a recipe."""
+
+from __future__ import annotations
+
+import json
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import mergebuild.api as api
+from mergebuild.cli.options import Json, RecipeFile, Variables, pairs
+from mergebuild.console.checkpoints import inspect_json, inspect_text
+from mergebuild.console.graphs import FORMATS
+from mergebuild.console.methods import method_list, method_text
+from mergebuild.errors import UsageError, did_you_mean
+from mergebuild.files import write_file
+from mergebuild.graph import build_order, node_graph
+from mergebuild.methods import registry
+from mergebuild.recipe.starter import STARTER
+
+
+class Format(StrEnum):
+    """How a graph is written."""
+
+    TEXT = "text"
+    MERMAID = "mermaid"
+    DOT = "dot"
+    JSON = "json"
+
+
+def graph(
+    recipe: RecipeFile,
+    format_: Annotated[
+        Format, typer.Option("--format", "-f", help="How to write it.")
+    ] = Format.TEXT,
+    set_: Variables = None,
+) -> None:
+    """Write the graph of a recipe: what is made from what."""
+    loaded = api.load(recipe, variables=pairs("--set", set_))
+    order = build_order(node_graph(loaded), list(loaded.nodes))
+    typer.echo(FORMATS[format_.value](loaded, order))
+
+
+def methods(
+    name: Annotated[str | None, typer.Argument(help="A method (default: list all).")] = None,
+) -> None:
+    """List the merge methods, or show one with its equation, parameters and an example."""
+    known = registry()
+    if name is None:
+        typer.echo(method_list(known))
+        return
+    if name not in known:
+        raise UsageError.of(f"unknown method '{name}'", hint=did_you_mean(name, list(known)))
+    typer.echo(method_text(known[name]))
+
+
+def inspect(
+    path: Annotated[Path, typer.Argument(help="A checkpoint: a folder or a file.")],
+    tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
+    json_: Json = False,
+) -> None:
+    """Show what a checkpoint holds and, if mergebuild built it, what it was made from."""
+    if json_:
+        typer.echo(json.dumps(inspect_json(path), indent=1))
+    else:
+        typer.echo(inspect_text(path, tensors))
+
+
+def init(
+    path: Annotated[Path, typer.Argument(help="The recipe to write.")] = Path("recipe.yaml"),
+) -> None:
+    """Write a recipe to start from."""
+    if path.exists():
+        raise UsageError.of(f"'{path}' is there already", hint="name another file")
+    if not path.parent.is_dir():
+        raise UsageError.of(f"there is no folder '{path.parent}'")
+    write_file(path, STARTER.encode())
+    typer.echo(f"wrote {path}; next: edit its sources, then 'mergebuild plan {path}'", err=True)

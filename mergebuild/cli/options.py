@@ -1,0 +1,106 @@
+"""Options that several commands share, and what they are turned into."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+import typer
+
+import mergebuild.api as api
+from mergebuild.cache import Cache
+from mergebuild.errors import UsageError
+
+RecipeFile: TypeAlias = Annotated[Path, typer.Argument(help="A recipe or a mergekit file.")]
+Nodes: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Argument(help="Nodes: 'name', '+name' with its inputs, 'name+' with its users."),
+]
+Variables: TypeAlias = Annotated[
+    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Set a variable.")
+]
+Sources: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option("--source", metavar="NAME=PATH", help="Say where a source is."),
+]
+Outputs: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option("--out", metavar="DIR|NODE=DIR", help="Where the output, or a node's, goes."),
+]
+CacheFolder: TypeAlias = Annotated[
+    Path | None,
+    typer.Option(
+        "--cache", metavar="DIR", help="The cache (default: $MERGEBUILD_CACHE or cache/)."
+    ),
+]
+Strict: TypeAlias = Annotated[
+    bool, typer.Option("--strict", help="Unknown parameters are errors in mergekit files too.")
+]
+Jobs: TypeAlias = Annotated[
+    int, typer.Option("--jobs", "-j", min=0, help="Threads (default 0: one a core).")
+]
+Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Write JSON to standard output.")]
+
+_UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "B": 1}
+_TIMES = {"s": 1, "min": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+
+
+def byte_size(text: str) -> int:
+    """A size in bytes: a number with kB, MB, GB or without. Raises UsageError."""
+    return int(_measure(text.upper(), _UNITS, f"'{text}' is not a size", "5GB or 500MB"))
+
+
+def time_span(text: str) -> float:
+    """A time in seconds: a number with s, min, h, d or w. Raises UsageError."""
+    return _measure(text, _TIMES, f"'{text}' is not a time", "30d or 12h")
+
+
+def _measure(text: str, units: Mapping[str, int], complaint: str, example: str) -> float:
+    number, scale = text.strip(), 1
+    for unit, factor in units.items():
+        if number.endswith(unit):
+            number, scale = number.removesuffix(unit), factor
+            break
+    try:
+        measured = float(number) * scale
+    except ValueError:
+        measured = 0.0
+    if not 1 <= measured < 1 << 62:
+        raise UsageError.of(complaint, hint=f"write it like {example}")
+    return measured
+
+
+def the_cache(given: Path | None) -> Cache:
+    """The cache that --cache names, or the default one."""
+    return Cache(given if given is not None else api.default_cache())
+
+
+def pairs(option: str, given: Sequence[str] | None) -> dict[str, str]:
+    """NAME=VALUE options as a mapping. Raises UsageError."""
+    found: dict[str, str] = {}
+    for text in given or ():
+        name, separator, value = text.partition("=")
+        if not separator or not name:
+            raise UsageError.of(f"{option} '{text}' is not of the form NAME=VALUE")
+        if name in found:
+            raise UsageError.of(f"{option} names '{name}' twice")
+        found[name] = value
+    return found
+
+
+def places(given: Sequence[str] | None, outputs: Sequence[str]) -> dict[str, Path]:
+    """--out options as node names to folders; a bare folder is for the only output."""
+    found: dict[str, Path] = {}
+    for text in given or ():
+        name, separator, folder = text.partition("=")
+        if separator and folder:
+            found[name] = Path(folder)
+        elif len(outputs) == 1:
+            found[outputs[0]] = Path(text)
+        else:
+            raise UsageError.of(
+                f"--out '{text}' does not say of which output: there are {', '.join(outputs)}",
+                hint="use --out NODE=DIR",
+            )
+    return found

@@ -1,0 +1,216 @@
+"""Carrying out a plan once: staging, running the schedule, publishing checkpoints and outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mergebuild.cache import Cache, to_text
+from mergebuild.cache.registry import register
+from mergebuild.cache.staging import Staging
+from mergebuild.checkpoint.safetensors import INDEX, index_text
+from mergebuild.engine.evaluate import check_linked, compute_tensor, copy_tensor
+from mergebuild.engine.outputs import publish_output, side_file_content
+from mergebuild.engine.places import Places
+from mergebuild.engine.resume import sound_tensors
+from mergebuild.engine.schedule import Schedule, Task, schedule, work_of
+from mergebuild.engine.tally import Tally
+from mergebuild.engine.workers import Workers
+from mergebuild.errors import BuildError
+from mergebuild.events import BuildFinished, BuildStarted, How, OutputPublished, Sink, Work
+from mergebuild.kernels import Kernels
+from mergebuild.kernels.choose import kernels_of_run
+from mergebuild.methods.declaration import Method
+from mergebuild.plan import NodePlan, Plan
+from mergebuild.plan.costs import read_bytes, tensor_bytes, written_bytes
+from mergebuild.recipe import NodeRef
+from mergebuild.share.card import model_card
+from mergebuild.share.provenance import manifest_of
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a run may do beyond the plan: replace folders that mergebuild did not write, and let
+    values through that are not finite."""
+
+    force: bool = False
+    allow_nonfinite: bool = False
+
+
+def carry_out(
+    plan: Plan,
+    *,
+    methods: Mapping[str, Method],
+    run: str,
+    options: Options,
+    sink: Sink,
+) -> BuildFinished:
+    """Bring every target of a plan up to date.
+
+    Raises BuildError, CheckpointError or CapacityError when a node fails, what was finished until
+    then being kept for the next build; Unsound when the cache is not what the plan relies on.
+    """
+    wanted = {name: node for name, node in plan.nodes.items() if node.wanted}
+    tally = Tally(run, sink)
+    tally.tell(
+        BuildStarted(
+            run,
+            tuple(_work(name, node, plan) for name, node in wanted.items()),
+            tuple(name for name in plan.nodes if name not in wanted),
+        )
+    )
+    error: str | None = "interrupted"
+    try:
+        if wanted:
+            Run(plan, plan.cache, methods, tally, options).nodes(wanted)
+        for name, node in plan.nodes.items():
+            if node.output is not None and not node.output.fresh:
+                card = model_card(plan, name, methods)
+                how = publish_output(plan, name, card, run, fresh=name in wanted)
+                tally.published(str(node.output.path))
+                tally.tell(OutputPublished(name, str(node.output.path), how))
+        _register(plan)
+        error = None
+    except Exception as failure:
+        error = str(failure)
+        raise
+    finally:
+        finished = tally.summary(error)
+        tally.tell(finished)
+    return finished
+
+
+def _work(name: str, node: NodePlan, plan: Plan) -> Work:
+    tensors = work_of(node)
+    size = sum(tensor_bytes(node.outline.tensors[tensor]) for tensor in tensors)
+    return Work(name, len(tensors), size, read_bytes(node, plan.nodes), written_bytes(node))
+
+
+def _register(plan: Plan) -> None:
+    register(
+        plan.cache,
+        plan.recipe.path,
+        {name: node.key for name, node in plan.nodes.items() if node.stored},
+        {name: node.output.path for name, node in plan.nodes.items() if node.output is not None},
+    )
+
+
+class Run:
+    """The nodes of one build, from staging to publishing in the cache `into`."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        into: Cache,
+        methods: Mapping[str, Method],
+        tally: Tally,
+        options: Options,
+    ) -> None:
+        self._plan = plan
+        self._into = into
+        self._methods = methods
+        self._tally = tally
+        self._options = options
+        self._places = Places(plan)
+        self._kernels: Kernels
+
+    def nodes(self, wanted: Mapping[str, NodePlan]) -> None:
+        """Build every wanted node."""
+        try:
+            todo = self._stage(wanted)
+            self._tally.expect(todo, wanted)
+            for name in wanted:
+                if self._tally.empty(name):
+                    self._publish(name)
+            with kernels_of_run() as self._kernels:
+                Workers(todo, self._task, self._plan.settings.threads, self._places.stop).run()
+        finally:
+            self._places.close()
+
+    def _stage(self, wanted: Mapping[str, NodePlan]) -> Schedule:
+        """Open the staging folders; what is there already needs no task."""
+        done: set[Task] = set()
+        for name, node in wanted.items():
+            if not node.stored:
+                continue
+            staging = Staging(self._into, node.key, node.shards, self._tally.run)
+            self._places.staging[name] = staging
+            staging.allocate(node.linked)
+            for tensor, digest in sound_tensors(node, staging, self._plan.settings.threads):
+                self._note(name, tensor, "resumed", digest)
+                done.add((name, tensor))
+        return schedule(self._plan, done)
+
+    def _task(self, task: Task) -> None:
+        name, tensor = task
+        node = self._plan.nodes[name]
+        self._tally.start(name)
+        how, digest = self._make(node, tensor)
+        if node.stored:
+            self._places.staging[name].finish(tensor, digest)
+        self._note(name, tensor, how, digest)
+        self._release(task)
+        if self._tally.last(name):
+            self._publish(name)
+
+    def _make(self, node: NodePlan, tensor: str) -> tuple[How, str]:
+        shard = self._places.shard(node, tensor)
+        if shard in node.linked:
+            source = node.linked[shard].parent.name
+            return "linked", check_linked(node, tensor, self._places, source)
+        if tensor in node.reuse:
+            return "copied", copy_tensor(node, tensor, self._places)
+        return "computed", compute_tensor(
+            node,
+            tensor,
+            self._places,
+            self._methods,
+            self._kernels,
+            self._plan.settings.chunk,
+            self._options.allow_nonfinite,
+            lambda text: self._tally.remark(node.node.name, text),
+        )
+
+    def _note(self, name: str, tensor: str, how: How, digest: str) -> None:
+        size = tensor_bytes(self._plan.nodes[name].outline.tensors[tensor])
+        self._tally.tensor(name, tensor, how, size, digest)
+
+    def _release(self, task: Task) -> None:
+        """Let go of what this task was the last to read."""
+        name, tensor = task
+        node = self._plan.nodes[name]
+        if tensor in node.reuse:
+            return
+        for model, read in {(o.model, o.tensor) for o in node.expressions[tensor].operands}:
+            reference = node.models[model]
+            if isinstance(reference, NodeRef):
+                producer = self._plan.nodes[reference.name]
+                in_flight = producer.wanted and not producer.stored
+                if in_flight and self._tally.read((reference.name, read)):
+                    self._places.release(reference.name, read)
+
+    def _publish(self, name: str) -> None:
+        """All tensors of a node are there: make it a checkpoint."""
+        node = self._plan.nodes[name]
+        self._places.check_unchanged()
+        if node.stored:
+            try:
+                self._commit(node, self._places.staging[name])
+            except FileNotFoundError as error:
+                if self._into.lookup(node.key) is None:
+                    raise BuildError.of(
+                        f"node '{name}': another build took over what this one had staged",
+                        hint="run the build again",
+                    ) from error
+        self._tally.built(name, node.key)
+
+    def _commit(self, node: NodePlan, staging: Staging) -> None:
+        """Write side files and manifest, and publish."""
+        name = node.node.name
+        for file in node.outline.side_files:
+            staging.write(file.name, side_file_content(file))
+        if len(node.shards) > 1:
+            staging.write(INDEX, index_text(node.shards))
+        digests, mtimes = self._tally.digests(name), staging.seal()
+        manifest = manifest_of(self._plan, name, digests, mtimes, self._options.allow_nonfinite)
+        staging.publish(to_text(manifest))

@@ -1,0 +1,128 @@
+"""Making one tensor: computing it, or copying it from where it lies already."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from mergebuild.cache import Unsound
+from mergebuild.cache.content import tensor_content
+from mergebuild.checkpoint.reader import Reader, changed
+from mergebuild.engine.derived import DerivedReader
+from mergebuild.engine.places import Places, Writer
+from mergebuild.errors import BuildError, CheckpointError
+from mergebuild.expression import Expression
+from mergebuild.kernels import Kernels
+from mergebuild.kernels.evaluate import evaluate
+from mergebuild.kernels.random import stream
+from mergebuild.methods.declaration import Method, Operands
+from mergebuild.plan import NodePlan
+
+_BLOCK = 1 << 20
+
+
+def copy_tensor(node: NodePlan, tensor: str, places: Places) -> str:
+    """Copy a tensor whose key is known to lie in the cache or in a source.
+
+    Returns its content digest, which is checked on the way. Raises Unsound if what is in the cache
+    is damaged or gone.
+    """
+    cached = node.reuse[tensor]
+    outline = node.outline.tensors[tensor]
+    files = places.files if cached.checkpoint is None else places.cached_files
+    try:
+        reader = files.reader(
+            cached.region.path, cached.region.offset, outline.dtype, outline.shape, tensor
+        )
+        digest = _copy(reader, places.writer(node, tensor))
+    except CheckpointError as error:
+        if cached.checkpoint is None:
+            raise
+        raise Unsound(cached.checkpoint, error.problems[0].message) from error
+    if digest != cached.digest:
+        if cached.checkpoint is None:
+            raise changed(cached.region.path)
+        raise Unsound(cached.checkpoint, f"tensor '{tensor}' is not what was written")
+    return digest
+
+
+def check_linked(node: NodePlan, tensor: str, places: Places, source: str) -> str:
+    """Read a tensor of a shard that was linked from the checkpoint `source`; its content digest.
+
+    Raises Unsound if it is not what was written.
+    """
+    try:
+        digest = tensor_content(places.staged(node, tensor))
+    except CheckpointError as error:
+        raise Unsound(source, error.problems[0].message) from error
+    if digest != node.reuse[tensor].digest:
+        raise Unsound(source, f"tensor '{tensor}' is not what was written")
+    return digest
+
+
+def compute_tensor(
+    node: NodePlan,
+    tensor: str,
+    places: Places,
+    methods: Mapping[str, Method],
+    kernels: Kernels,
+    chunk: int,
+    allow_nonfinite: bool,
+    remark: Callable[[str], None],
+) -> str:
+    """Compute a tensor from its operands; returns its content digest.
+
+    `remark` is told what the user should know of it. Raises BuildError for operands that are not
+    finite, unless that is allowed.
+    """
+    expression = node.expressions[tensor]
+    readers = [places.reader(node, o.model, o.tensor) for o in expression.operands]
+    writer = places.writer(node, tensor)
+    if expression.unchanged:
+        return _copy(readers[0], writer)
+    method = methods[expression.method]
+    operands = operands_of(expression)
+    outcome = evaluate(
+        method.run(operands, expression.arguments),
+        readers,
+        writer,
+        expression.dtype,
+        chunk=chunk,
+        kernels=kernels,
+    )
+    if not allow_nonfinite:
+        for operand, count in zip(expression.operands, outcome.nonfinite, strict=True):
+            if count:
+                raise BuildError.of(
+                    f"node '{node.node.name}': tensor '{operand.tensor}' of '{operand.model}' has "
+                    f"{count} values that are not finite",
+                    hint="--allow-nonfinite lets them through",
+                )
+    for text in outcome.reports:
+        remark(text)
+    if outcome.overflowed:
+        remark(f"values became infinite in {expression.dtype}")
+    return writer.digest.hexdigest()
+
+
+def operands_of(expression: Expression) -> Operands:
+    """What a method may know of an expression's operands."""
+    streams: tuple[tuple[int, int], ...] = ()
+    if expression.stream is not None:
+        seed = expression.arguments["seed"]
+        assert isinstance(seed, int)
+        others = expression.operands[expression.base :]
+        streams = tuple(stream(seed, operand.key, expression.stream) for operand in others)
+    return Operands(len(expression.operands), expression.base, expression.shape, streams)
+
+
+def _copy(reader: Reader | DerivedReader, writer: Writer) -> str:
+    """Copy raw bytes, in the reader's dtype."""
+    size = reader.nbytes // writer.itemsize
+    step = max(1, _BLOCK // writer.itemsize)
+    buffer = memoryview(bytearray(min(size, step) * writer.itemsize))
+    for start in range(0, size, step):
+        stop = min(start + step, size)
+        part = buffer[: (stop - start) * writer.itemsize]
+        reader.read(start, stop, part)
+        writer.write(start, part)
+    return writer.digest.hexdigest()

@@ -1,0 +1,119 @@
+"""How one tensor of a node follows from its inputs, and the key that says so.
+
+`fields` is the one walker: the key hashes what it yields and `explain` compares what it yields,
+so an explanation cannot say other than the key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import NamedTuple, TypeAlias
+
+from mergebuild.digest import FieldValue, fields_digest
+from mergebuild.methods.declaration import Arguments
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """A tensor that is read: `tensor` of the source or node called `model`."""
+
+    model: str
+    tensor: str
+    key: str
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class Expression:
+    """A tensor's method, operands and resolved parameters.
+
+    `operands` stand with the base first if `base`. Arguments that cannot change the result stand
+    at their defaults. `stream` is the output tensor's name where random masks are drawn: with the
+    seed and an operand's key it names that operand's stream.
+    """
+
+    method: str
+    version: int
+    operands: tuple[Operand, ...]
+    base: bool
+    arguments: Arguments
+    dtype: str
+    shape: tuple[int, ...]
+    stream: str | None = None
+
+    @property
+    def unchanged(self) -> bool:
+        """Whether the result is its only operand, byte for byte."""
+        return (
+            self.method == "passthrough"
+            and self.arguments.get("scale") == (None,)
+            and self.operands[0].dtype == self.dtype
+        )
+
+
+class Field(NamedTuple):
+    """One ingredient of a key. `subject` is the operand that it speaks of, None for all.
+
+    `own` ingredients differ from tensor to tensor; the others make up a form that many tensors of
+    a node share.
+    """
+
+    name: str
+    value: FieldValue
+    subject: int | None = None
+    own: bool = False
+
+
+def fields(expression: Expression) -> Iterator[Field]:
+    """Everything that the tensor depends on, in the order in which it is hashed."""
+    yield Field("method", expression.method)
+    yield Field("version", expression.version)
+    yield Field("dtype", expression.dtype)
+    yield Field("shape", expression.shape, None, True)
+    count = len(expression.operands)
+    yield Field("inputs", count)
+    for index, operand in enumerate(expression.operands):
+        yield Field("role", "base" if expression.base and index == 0 else "input", index)
+        yield Field("content", operand.key, index, True)
+    for name in sorted(expression.arguments):
+        value = expression.arguments[name]
+        if isinstance(value, tuple):
+            first = count - len(value)
+            for offset, item in enumerate(value):
+                yield Field(name, item, first + offset)
+        else:
+            yield Field(name, value)
+    if expression.stream is not None:
+        yield Field("stream", expression.stream, None, True)
+
+
+FormField: TypeAlias = tuple[str, int | None, type, FieldValue]
+
+
+def tensor_key(expression: Expression) -> str:
+    """The tensor's key, 32 hexadecimal digits; an unchanged tensor keeps its operand's."""
+    if expression.unchanged:
+        return expression.operands[0].key
+    form: list[FormField] = []
+    own: list[tuple[str, FieldValue]] = []
+    for field in fields(expression):
+        if field.own:
+            own.append((_label(field.name, field.subject), field.value))
+        else:
+            form.append((field.name, field.subject, type(field.value), field.value))
+    return fields_digest("tensor", [("form", _form_digest(tuple(form))), *own])
+
+
+@lru_cache(maxsize=1 << 12)
+def _form_digest(form: tuple[FormField, ...]) -> str:
+    """The digest of a form. The types keep apart what Python calls equal: 1, 1.0 and True."""
+    return fields_digest(
+        "form", ((_label(name, subject), value) for name, subject, _, value in form)
+    )
+
+
+@lru_cache(maxsize=1 << 12)
+def _label(name: str, subject: int | None) -> str:
+    return name if subject is None else f"{name}[{subject}]"

@@ -1,0 +1,43 @@
+"""The operations as loops that numba compiles: bytes in, bytes out, a tile in cache between.
+
+The same bits as torch, the reference, for all that has a loop here; the rest is handed to it.
+Importing this package imports numba.
+
+    jit                                   how loops are compiled and where the code is kept
+    numbers, masks, sums, counts, loops   the loops
+    masking, statistics, maps             operations as arguments of loops
+    bench                                 the buffers, and the way out to other kernels
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from threading import Lock
+
+from mergebuild.kernels.interface import Bench, Kernels
+from mergebuild.kernels.numba.bench import NumbaBench
+from mergebuild.kernels.operations import Shape
+
+
+class NumbaKernels:
+    """Hands out benches that compute with compiled loops on the CPU.
+
+    `others` is called once, when the first operation without a loop comes.
+    """
+
+    def __init__(self, others: Callable[[], Kernels]) -> None:
+        self._make_others = others
+        self._others: Kernels | None = None
+        self._lock = Lock()
+
+    def bench(self, shape: Shape, operands: Sequence[str], output: str) -> NumbaBench:
+        def other() -> Bench:
+            with self._lock:
+                if self._others is None:
+                    self._others = self._make_others()
+            return self._others.bench(shape, operands, output)
+
+        return NumbaBench(shape, operands, output, other)
+
+
+__all__ = ["NumbaBench", "NumbaKernels"]

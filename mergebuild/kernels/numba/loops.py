@@ -1,0 +1,179 @@
+"""The maps: float32 in tiles, each step one rounding, and one more to the output's dtype."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+
+from mergebuild.kernels.numba.jit import jit
+from mergebuild.kernels.numba.masks import ALL, fill_mask
+from mergebuild.kernels.numba.numbers import TILE, load, load_vector, store
+
+UNDIVIDED, BY_NUMBER, BY_ELECTED = 0, 1, 2
+
+_ONE: Final = np.float32(1.0)
+_ZERO: Final = np.float32(0.0)
+
+
+@jit
+def _accumulate(values: Any, coefficient: Any, first: bool, count: int, total: Any) -> None:
+    if first:
+        for j in range(count):
+            total[j] = values[j] * coefficient
+    else:
+        for j in range(count):
+            total[j] = total[j] + values[j] * coefficient
+
+
+@jit
+def _accumulate_each(values: Any, coefficients: Any, first: bool, count: int, total: Any) -> None:
+    if first:
+        for j in range(count):
+            total[j] = values[j] * coefficients[j]
+    else:
+        for j in range(count):
+            total[j] = total[j] + values[j] * coefficients[j]
+
+
+@jit
+def _add(values: Any, count: int, total: Any) -> None:
+    for j in range(count):
+        total[j] = total[j] + values[j]
+
+
+@jit
+def combine_rows(
+    raw: Any,
+    codes: Any,
+    deltas: bool,
+    coefficients: Any,
+    length: int,
+    count: int,
+    floats: Any,
+    output: Any,
+    code: int,
+) -> int:
+    """Σ c_i·v_i with the coefficients (rows, vectors) of each row; counts overflows."""
+    base, values, total = floats[0], floats[1], floats[2]
+    lost = 0
+    for start in range(0, count, length):
+        row = start // length
+        for done in range(0, length, TILE):
+            part = min(TILE, length - done)
+            if deltas:
+                load(raw[0], codes[0], start + done, part, base)
+            for i in range(coefficients.shape[1]):
+                load_vector(raw, codes, i, deltas, start + done, part, base, values)
+                _accumulate(values, coefficients[row, i], i == 0, part, total)
+            if deltas:
+                _add(base, part, total)
+            lost += store(total, part, output, code, start + done)
+    return lost
+
+
+@jit
+def combine_columns(
+    raw: Any,
+    codes: Any,
+    deltas: bool,
+    coefficients: Any,
+    count: int,
+    floats: Any,
+    output: Any,
+    code: int,
+) -> int:
+    """Σ c_i·v_i with the coefficients (vectors, columns) of each column; counts overflows."""
+    base, values, total = floats[0], floats[1], floats[2]
+    length = coefficients.shape[1]
+    lost = 0
+    for start in range(0, count, length):
+        for done in range(0, min(length, count - start), TILE):
+            part = min(TILE, length - done, count - start - done)
+            if deltas:
+                load(raw[0], codes[0], start + done, part, base)
+            for i in range(len(coefficients)):
+                load_vector(raw, codes, i, deltas, start + done, part, base, values)
+                _accumulate_each(values, coefficients[i, done : done + part], i == 0, part, total)
+            if deltas:
+                _add(base, part, total)
+            lost += store(total, part, output, code, start + done)
+    return lost
+
+
+@jit
+def sum_task_vectors(
+    raw: Any,
+    codes: Any,
+    kinds: Any,
+    bounds: Any,
+    streams: Any,
+    limits: Any,
+    factors: Any,
+    weights: Any,
+    elect: bool,
+    division: int,
+    divisor: Any,
+    scale: Any,
+    element: int,
+    count: int,
+    floats: Any,
+    output: Any,
+    code: int,
+) -> int:
+    """`TaskVectors`; counts overflows. `element` is the tensor's at the start of the buffers.
+
+    Scratch: float32 (5 + deltas, TILE).
+    """
+    base, kept, total, signs, divisors = floats[0], floats[1], floats[2], floats[3], floats[4]
+    lost = 0
+    for start in range(0, count, TILE):
+        part = min(TILE, count - start)
+        load(raw[0], codes[0], start, part, base)
+        for i in range(len(kinds)):
+            delta = floats[5 + i]
+            load_vector(raw, codes, i, True, start, part, base, delta)
+            if kinds[i] != ALL:
+                fill_mask(
+                    kinds[i], bounds[i], streams[i], limits[i], element + start, delta, part, kept
+                )
+                for j in range(part):
+                    delta[j] = delta[j] * kept[j]
+            _weigh(delta, factors[i], weights[i], i == 0, part, total)
+        if elect:
+            for j in range(part):
+                signs[j] = _ONE if total[j] >= _ZERO else -_ONE
+                divisors[j] = _ZERO
+            for i in range(len(kinds)):
+                _agree(floats[5 + i], signs, weights[i], i == 0, part, total, divisors)
+        if division == BY_ELECTED:
+            for j in range(part):
+                total[j] = total[j] / (divisors[j] + (_ONE if divisors[j] == _ZERO else _ZERO))
+        elif division == BY_NUMBER:
+            for j in range(part):
+                total[j] = total[j] / divisor
+        for j in range(part):
+            total[j] = total[j] * scale + base[j]
+        lost += store(total, part, output, code, start)
+    return lost
+
+
+@jit
+def _weigh(delta: Any, factor: Any, weight: Any, first: bool, count: int, total: Any) -> None:
+    """d becomes δ in place, and is summed."""
+    for j in range(count):
+        value = (delta[j] * factor) * weight
+        delta[j] = value
+        total[j] = value if first else total[j] + value
+
+
+@jit
+def _agree(
+    delta: Any, signs: Any, weight: Any, first: bool, count: int, total: Any, divisors: Any
+) -> None:
+    """Sum δ and its weight where it has the elected sign."""
+    for j in range(count):
+        agrees = _ONE if delta[j] * signs[j] > _ZERO else _ZERO
+        value = delta[j] * agrees
+        total[j] = value if first else total[j] + value
+        divisors[j] = divisors[j] + agrees * weight

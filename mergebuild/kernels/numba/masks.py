@@ -1,0 +1,84 @@
+"""Masks over a tile of deltas as float32 zeros and ones, the random ones hashed on the spot."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+
+from mergebuild.kernels import random
+from mergebuild.kernels.numba.jit import jit
+
+ALL, NONE, AT_LEAST, BAND, RANDOM = 0, 1, 2, 3, 4
+
+_MULTIPLIER_1: Final = np.uint32(random.MULTIPLIER_1)
+_MULTIPLIER_2: Final = np.uint32(random.MULTIPLIER_2)
+_GOLDEN: Final = np.uint64(random.GOLDEN)
+_ONE = np.float32(1.0)
+_ZERO = np.float32(0.0)
+
+
+@jit
+def mix(x: Any) -> Any:
+    """lowbias32 on uint32."""
+    x = np.uint32(x ^ (x >> np.uint32(16)))
+    x = np.uint32(x * _MULTIPLIER_1)
+    x = np.uint32(x ^ (x >> np.uint32(15)))
+    x = np.uint32(x * _MULTIPLIER_2)
+    return np.uint32(x ^ (x >> np.uint32(16)))
+
+
+@jit
+def fill_mask(
+    kind: int,
+    bounds: Any,
+    stream: Any,
+    limit: Any,
+    element: int,
+    values: Any,
+    count: int,
+    kept: Any,
+) -> None:
+    """Which of the deltas `values`, from the tensor's element `element` on, are kept.
+
+    `bounds` are the two float32 of a threshold or band, `stream` the two uint32 of a random mask,
+    `limit` the uint64 that its words are compared with.
+    """
+    if kind == ALL:
+        for j in range(count):
+            kept[j] = _ONE
+    elif kind == NONE:
+        for j in range(count):
+            kept[j] = _ZERO
+    elif kind == AT_LEAST:
+        low = bounds[0]
+        for j in range(count):
+            kept[j] = _ONE if abs(values[j]) >= low else _ZERO
+    elif kind == BAND:
+        low, high = bounds[0], bounds[1]
+        for j in range(count):
+            size = abs(values[j])
+            kept[j] = _ONE if (size >= low) & (size <= high) else _ZERO
+    else:
+        done: Any = 0
+        while done < count:  # a part ends where the upper word of the index changes
+            index = np.uint64(element + done)
+            low_word = np.uint32(index & np.uint64(0xFFFFFFFF))
+            upper = np.uint32((index >> np.uint64(32)) * _GOLDEN)
+            part: Any = min(count - done, 2**32 - np.int64(low_word))
+            _draw(
+                stream[0], np.uint32(upper ^ stream[1]), limit, low_word, kept[done : done + part]
+            )
+            done += part
+
+
+@jit
+def _draw(key: Any, salt: Any, limit: Any, first: Any, kept: Any) -> None:
+    if limit > np.uint64(0xFFFFFFFF):
+        kept[:] = _ONE
+        return
+    below = np.uint32(limit)
+    for j in range(len(kept)):
+        index = np.uint32(first + np.uint32(j))
+        word = mix(np.uint32(mix(np.uint32(index ^ key)) + salt))
+        kept[j] = _ONE if word < below else _ZERO

@@ -1,0 +1,97 @@
+"""Exact order statistics of magnitudes, from two passes of counting.
+
+The 31 bits of |x| as float32 are monotone in |x|: counting the high 15 tells the bucket of a
+rank, counting the low 16 inside that bucket tells the value. The counts also give Σ|x|.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mergebuild.kernels.operations import HighCounts, LowCounts, Statistic
+
+Counts: TypeAlias = NDArray[np.int64]
+
+
+class Magnitudes:
+    """|x| of one vector, sorted, as far as the ranks that were asked for."""
+
+    def __init__(self, high: Counts, ranks: Sequence[int]) -> None:
+        self._counts, self._sums = high
+        self._cumulative = np.cumsum(self._counts)
+        self._ranks = tuple(ranks)
+        self._low: Mapping[int, Counts] = {}
+        self.buckets = tuple(sorted({self._bucket(rank) for rank in ranks}))
+
+    def refine(self, low: Mapping[int, Counts]) -> None:
+        """Add the low halves counted inside `buckets`."""
+        self._low = low
+
+    def key(self, rank: int) -> int:
+        """The bits of the value at an ascending, 0-based rank out of those asked for."""
+        bucket = self._bucket(rank)
+        before = int(self._cumulative[bucket] - self._counts[bucket])
+        inside = np.cumsum(self._low[bucket])
+        return bucket << 16 | int(np.searchsorted(inside, rank - before, side="right"))
+
+    def total(self) -> float:
+        """Σ|x|."""
+        return math.fsum(self._bucket_sums(0, len(self._counts)))
+
+    def between(self, first: int, last: int | None = None) -> float:
+        """Σ|x| over first ≤ key ≤ last, both the keys of ranks that were asked for."""
+        top = len(self._counts) if last is None else last >> 16
+        return math.fsum(
+            [
+                *self._bucket_sums((first >> 16) + 1, top),
+                *self._edge_sums(first >> 16, first, last),
+                *(self._edge_sums(top, first, last) if first >> 16 < top < 2**15 else ()),
+            ]
+        )
+
+    def _bucket(self, rank: int) -> int:
+        return int(np.searchsorted(self._cumulative, rank, side="right"))
+
+    def _bucket_sums(self, start: int, stop: int) -> Iterator[float]:
+        """Within a bucket the exponent is one, so its sum follows from that of the low halves."""
+        buckets = np.arange(start, max(start, stop), dtype=np.int64)
+        buckets = buckets[self._counts[buckets] > 0]
+        units = np.ldexp(1.0, np.maximum(buckets >> 7, 1) - 150)
+        sums = self._counts[buckets] * values(buckets << 16) + self._sums[buckets] * units
+        return iter(sums.tolist())
+
+    def _edge_sums(self, bucket: int, first: int, last: int | None) -> Iterator[float]:
+        counts = self._low[bucket]
+        keys = np.flatnonzero(counts) | bucket << 16
+        keys = keys[(keys >= first) & (keys <= (2**31 if last is None else last))]
+        return iter((counts[keys & 0xFFFF] * values(keys)).tolist())
+
+
+def values(keys: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The magnitudes that have these bits."""
+    return keys.astype(np.uint32).view(np.float32).astype(np.float64)
+
+
+def value(key: int) -> float:
+    """The magnitude that has these bits."""
+    return float(values(np.array([key]))[0])
+
+
+def magnitudes(
+    ranks: Mapping[int, Sequence[int]], *, sums: bool
+) -> Generator[Statistic, Any, dict[int, Magnitudes]]:
+    """Look up ascending, 0-based ranks of deltas, by position; with `sums` Σ|d| too."""
+    deltas = tuple(sorted(ranks))
+    if not deltas:
+        return {}
+    high = yield HighCounts(deltas, sums)
+    found = [Magnitudes(counts, ranks[delta]) for delta, counts in zip(deltas, high, strict=True)]
+    low = yield LowCounts(deltas, tuple(one.buckets for one in found))
+    for one, counts in zip(found, low, strict=True):
+        one.refine(counts)
+    return dict(zip(deltas, found, strict=True))

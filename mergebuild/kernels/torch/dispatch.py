@@ -1,0 +1,9 @@
+"""All operations that torch has a kernel for: importing this registers them."""
+
+from __future__ import annotations
+
+from mergebuild.kernels.torch import place_maps, place_statistics
+from mergebuild.kernels.torch.maps import write
+from mergebuild.kernels.torch.statistics import gather
+
+__all__ = ["gather", "place_maps", "place_statistics", "write"]

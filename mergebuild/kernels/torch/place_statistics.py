@@ -1,0 +1,182 @@
+"""The statistics of `places`, gathered from what is put on the bench."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from mergebuild.kernels.interface import Gathering
+from mergebuild.kernels.operations import BLOCK, row_length
+from mergebuild.kernels.places import (
+    Divergences,
+    Extremes,
+    OverlapCounts,
+    ValueHighCounts,
+    ValueLowCounts,
+)
+from mergebuild.kernels.torch.bench import TorchBench
+from mergebuild.kernels.torch.statistics import blocks, gather
+from mergebuild.kernels.torch.sums import fold
+from mergebuild.kernels.torch.values import derived, keys_of
+
+SIZE = 2**16
+FLOOR = 1e-8
+
+Counted: TypeAlias = tuple[NDArray[np.int64], NDArray[np.float64] | None]
+
+
+@gather.register
+def _(statistic: ValueHighCounts, bench: TorchBench) -> Gathering:
+    return GatherValueHighCounts(statistic, bench)
+
+
+@gather.register
+def _(statistic: ValueLowCounts, bench: TorchBench) -> Gathering:
+    return GatherValueLowCounts(statistic, bench)
+
+
+@gather.register
+def _(statistic: Divergences, bench: TorchBench) -> Gathering:
+    return GatherDivergences(bench)
+
+
+@gather.register
+def _(statistic: Extremes, bench: TorchBench) -> Gathering:
+    return GatherExtremes(bench)
+
+
+@gather.register
+def _(statistic: OverlapCounts, bench: TorchBench) -> Gathering:
+    return GatherOverlapCounts(statistic, bench)
+
+
+class Histogram:
+    """Counts by the 16 bits of a half key and, if wanted, the sums of squares that go with them."""
+
+    def __init__(self, bench: TorchBench, squares: bool) -> None:
+        self.counts = torch.zeros(SIZE, dtype=torch.int64)
+        self._bench = bench
+        self._squares: Tensor | None = None
+        self._wanted = squares
+
+    def add(self, keys: Tensor, inside: Tensor | None = None) -> None:
+        """Take in half keys of the places on the bench, or of those `inside`."""
+        chosen = keys if inside is None else keys[inside]
+        self.counts += torch.bincount(chosen, minlength=SIZE).cpu()
+        if not self._wanted:
+            return
+        deltas = [delta.cpu() for delta in self._bench.vectors("deltas")]
+        keys, inside = keys.cpu(), None if inside is None else inside.cpu()
+        if self._squares is None:
+            self._squares = torch.zeros(len(deltas), SIZE, dtype=torch.float64)
+        for block in blocks(self._bench.count):  # one sum per block and key, in order
+            which = slice(None) if inside is None else inside[block]
+            for sums, delta in zip(self._squares, deltas, strict=True):
+                square = delta[block][which].double().square_()
+                sums += torch.bincount(keys[block][which], square, minlength=SIZE)
+
+    def value(self) -> Counted:
+        squares = None if self._squares is None else np.asarray(self._squares.numpy())
+        return np.asarray(self.counts.numpy()), squares
+
+
+class GatherValueHighCounts:
+    def __init__(self, statistic: ValueHighCounts, bench: TorchBench) -> None:
+        self._statistic, self._bench = statistic, bench
+        self._found = [Histogram(bench, statistic.squares) for _ in statistic.values]
+        self._zeros = [0] * len(self._found)
+
+    def add(self) -> None:
+        for index, kind in enumerate(self._statistic.values):
+            values = derived(kind, self._bench)
+            self._found[index].add(keys_of(values) >> 16)
+            self._zeros[index] += len(values) - int(torch.count_nonzero(values))
+
+    def value(self) -> list[tuple[NDArray[np.int64], int, NDArray[np.float64] | None]]:
+        both = zip(self._found, self._zeros, strict=True)
+        return [(one.value()[0], zeros, one.value()[1]) for one, zeros in both]
+
+
+class GatherValueLowCounts:
+    def __init__(self, statistic: ValueLowCounts, bench: TorchBench) -> None:
+        self._statistic, self._bench = statistic, bench
+        self._found = [
+            {bucket: Histogram(bench, statistic.squares) for bucket in buckets}
+            for buckets in statistic.buckets
+        ]
+
+    def add(self) -> None:
+        for found, kind in zip(self._found, self._statistic.values, strict=True):
+            keys = keys_of(derived(kind, self._bench))
+            for bucket, inside in found.items():
+                inside.add(keys & 0xFFFF, keys >> 16 == bucket)
+
+    def value(self) -> list[dict[int, Counted]]:
+        return [{bucket: one.value() for bucket, one in found.items()} for found in self._found]
+
+
+class GatherDivergences:
+    """On the CPU wherever the rest is computed: exp and log differ between devices."""
+
+    def __init__(self, bench: TorchBench) -> None:
+        self._bench = bench
+        self._found: list[Tensor] = []
+
+    def add(self) -> None:
+        length = row_length(self._bench.shape)
+        b, x = (v.cpu().view(-1, length) for v in self._bench.vectors("inputs")[:2])
+        step = max(1, BLOCK // length)
+        for start in range(0, len(b), step):
+            part = slice(start, start + step)
+            self._found.append(divergences(x[part].double(), b[part].double()))
+
+    def value(self) -> Any:
+        return np.asarray(torch.cat(self._found).numpy())
+
+
+def divergences(x: Tensor, b: Tensor) -> Tensor:
+    p, q = (softmax(rows).add_(FLOOR) for rows in (x, b))
+    return fold((p / q).log_().mul_(p).t()).clone()
+
+
+def softmax(rows: Tensor) -> Tensor:
+    """Of each row, in place."""
+    rows.sub_(rows.amax(1, keepdim=True)).exp_()
+    return rows.div_(fold(rows.clone().t()).unsqueeze(1))
+
+
+class GatherExtremes:
+    def __init__(self, bench: TorchBench) -> None:
+        self._bench = bench
+        self._found: list[Tensor] = []
+
+    def add(self) -> None:
+        pairs = [torch.stack(torch.aminmax(d.abs())) for d in self._bench.vectors("deltas")]
+        self._found.append(torch.stack(pairs))
+
+    def value(self) -> list[tuple[float, float]]:
+        found = torch.stack(self._found)
+        low, high = found[..., 0].amin(0), found[..., 1].amax(0)
+        return list(zip(low.tolist(), high.tolist(), strict=True))
+
+
+class GatherOverlapCounts:
+    def __init__(self, statistic: OverlapCounts, bench: TorchBench) -> None:
+        self._threshold, self._bench = statistic.threshold, bench
+        self._counts: list[list[int]] = []
+
+    def add(self) -> None:
+        beyond = [d.abs().gt_(self._threshold) for d in self._bench.vectors("deltas")]
+        count = torch.stack(beyond).sum(0)
+        self._counts = self._counts or [[0, 0] for _ in beyond]
+        for sums, one in zip(self._counts, beyond, strict=True):
+            alone = int(torch.count_nonzero(one * (count == 1)))
+            sums[0] += int(torch.count_nonzero(one)) - alone
+            sums[1] += alone
+
+    def value(self) -> list[tuple[int, int]]:
+        return [(shared, alone) for shared, alone in self._counts]

@@ -1,0 +1,24 @@
+"""From a recipe to what has to be done: outlines, keys, freshness, reasons and costs."""
+
+from mergebuild.plan.freshness import planned_layout
+from mergebuild.plan.model import Costs, Leaf, NodePlan, OutputPlan, Plan, Reason, Settings
+from mergebuild.plan.outline import Outline, SideFile, TensorOutline, checkpoint_key
+from mergebuild.plan.planner import make_plan
+from mergebuild.plan.reasons import differences
+
+__all__ = [
+    "Costs",
+    "Leaf",
+    "NodePlan",
+    "Outline",
+    "OutputPlan",
+    "Plan",
+    "Reason",
+    "Settings",
+    "SideFile",
+    "TensorOutline",
+    "checkpoint_key",
+    "differences",
+    "make_plan",
+    "planned_layout",
+]

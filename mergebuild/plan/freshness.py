@@ -1,0 +1,168 @@
+"""What is there already, what is stale, and what has to be done about it.
+
+Reads manifests and the derived index; decides, and does nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from pathlib import Path
+
+from mergebuild.cache import Cache, CachedTensor, Index, Region, shard_layout, sound
+from mergebuild.cache.registry import registered
+from mergebuild.checkpoint.safetensors import ShardPlan, plan_shards
+from mergebuild.plan.model import Leaf, NodePlan, OutputPlan, Reason, State
+from mergebuild.plan.node import Outlined
+from mergebuild.plan.outline import Outline, checkpoint_key
+from mergebuild.plan.reasons import changes
+from mergebuild.recipe import NodeRef, Recipe, Source
+
+
+class Decisions:
+    """Decides node by node, users before what they use, what a build has to do. Nodes in `anew`
+    are made whatever is cached of them."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        cache: Cache,
+        outlined: Mapping[str, Outlined],
+        leaves: Mapping[Source, Leaf],
+        outputs: Mapping[str, Path],
+        shard_size: int,
+        anew: Collection[str] = (),
+    ) -> None:
+        self._recipe = recipe
+        self._cache = cache
+        self._outlined = outlined
+        self._leaves = leaves
+        self._outputs = outputs
+        self._shard_size = shard_size
+        self._anew = anew
+        self._former = registered(cache, recipe.path)
+        self._demanded: dict[str, set[str]] = {name: set() for name in outlined}
+        self._index: Index | None = None
+
+    def decide(self, order: Collection[str], targets: Collection[str]) -> dict[str, NodePlan]:
+        """The plan of every node, in the given build order."""
+        try:
+            plans = {name: self._node(name, name in targets) for name in reversed(list(order))}
+        finally:
+            if self._index is not None:
+                self._index.close()
+        return {name: plans[name] for name in order}
+
+    def _node(self, name: str, target: bool) -> NodePlan:
+        node = self._recipe.nodes[name]
+        outlined = self._outlined[name]
+        outline = outlined.outline
+        key = checkpoint_key(outline)
+        output = self._output(name, key)
+        stored = node.keep == "cache" or target
+        anew = name in self._anew
+        cached = self._cache.lookup(key) if stored and not anew else None
+        there = not anew and (cached is not None or (output is not None and output.fresh))
+        demanded = self._demanded[name]
+        wanted = (target and not there) or (bool(demanded) and cached is None)
+        compute: frozenset[str] = frozenset()
+        reuse: dict[str, CachedTensor] = {}
+        linked: dict[str, Path] = {}
+        shards: tuple[ShardPlan, ...] = ()
+        if wanted:
+            needed = set(outline.tensors) if stored else demanded
+            reuse = self._reuse(outlined, needed, anew)
+            compute = frozenset(needed - reuse.keys())
+            self._demand(outlined, compute)
+            if stored:
+                shards = plan_shards(
+                    ((n, t.dtype, t.shape) for n, t in outline.tensors.items()), self._shard_size
+                )
+                linked = {} if anew else self._linked(outline, shards, reuse)
+        state: State = "fresh"
+        if wanted:
+            state = "partly stale" if stored and len(compute) < len(outline.tensors) else "stale"
+        return NodePlan(
+            node=node,
+            outline=outline,
+            expressions=outlined.expressions,
+            models=outlined.models,
+            key=key,
+            state=state,
+            reasons=self._reasons(name, key) if wanted and stored else (),
+            wanted=wanted,
+            stored=stored,
+            cached=cached,
+            compute=compute,
+            reuse=reuse,
+            linked=linked,
+            shards=shards,
+            output=output,
+            notes=outlined.notes,
+        )
+
+    def _demand(self, outlined: Outlined, compute: Collection[str]) -> None:
+        for name in compute:
+            for operand in outlined.expressions[name].operands:
+                model = outlined.models[operand.model]
+                if isinstance(model, NodeRef):
+                    self._demanded[model.name].add(operand.tensor)
+
+    def _reuse(
+        self, outlined: Outlined, needed: Collection[str], anew: bool
+    ) -> dict[str, CachedTensor]:
+        """Where tensors lie already, in the cache (not if they are to be made `anew`) or in a
+        source."""
+        if self._index is None:
+            self._index = Index(self._cache)
+        keys = {name: outlined.outline.tensors[name].key for name in needed}
+        cached = {} if anew else self._index.tensors(keys.values())
+        found: dict[str, CachedTensor] = {}
+        for name in sorted(needed):
+            expression = outlined.expressions[name]
+            if keys[name] in cached:
+                found[name] = cached[keys[name]]
+            elif expression.unchanged:
+                operand = expression.operands[0]
+                model = outlined.models[operand.model]
+                if isinstance(model, Source) and operand.tensor not in self._leaves[model].derived:
+                    tensor = self._leaves[model].checkpoint.tensors[operand.tensor]
+                    region = Region(tensor.file, tensor.offset, tensor.nbytes)
+                    found[name] = CachedTensor(region, keys[name])
+        return found
+
+    def _linked(
+        self, outline: Outline, shards: tuple[ShardPlan, ...], reuse: Collection[str]
+    ) -> dict[str, Path]:
+        assert self._index is not None
+        whole = [shard for shard in shards if shard.offsets.keys() <= set(reuse)]
+        layouts = {shard.name: planned_layout(shard, outline) for shard in whole}
+        cached = self._index.shards(layouts.values())
+        return {name: cached[layout] for name, layout in layouts.items() if layout in cached}
+
+    def _output(self, name: str, key: str) -> OutputPlan | None:
+        path = self._outputs.get(name)
+        if path is None:
+            return None
+        if not path.exists():
+            return OutputPlan(path, False, "is not there")
+        manifest = sound(path)
+        if manifest is None:
+            return OutputPlan(path, False, "is not whole, or was not built by mergebuild")
+        if manifest.key != key:
+            return OutputPlan(path, False, "holds an earlier build")
+        return OutputPlan(path, True, None)
+
+    def _reasons(self, name: str, key: str) -> tuple[Reason, ...]:
+        before = self._former.nodes.get(name) if self._former is not None else None
+        if before is None:
+            return (Reason("not built yet"),)
+        manifest = self._cache.lookup(before)
+        if before == key or manifest is None:
+            return (Reason("no longer whole in the cache"),)
+        outlined = self._outlined[name]
+        return tuple(changes(manifest, outlined.expressions, outlined.outline.side_files))
+
+
+def planned_layout(shard: ShardPlan, outline: Outline) -> str:
+    """The digest of all that a shard will hold."""
+    return shard_layout(shard.header, ((name, outline.tensors[name].key) for name in shard.offsets))

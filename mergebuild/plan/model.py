@@ -1,0 +1,134 @@
+"""A plan: for every node what it puts out, its state and why, and what will be done.
+
+Pure values. `plan` shows them and `build` carries them out: a dry run cannot disagree with a run.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from mergebuild.cache import Cache, CachedTensor, Manifest
+from mergebuild.checkpoint.hub import Snapshot
+from mergebuild.checkpoint.lora import LowRank
+from mergebuild.checkpoint.safetensors import ShardPlan
+from mergebuild.checkpoint.source import Checkpoint
+from mergebuild.expression import Expression
+from mergebuild.plan.outline import Outline
+from mergebuild.recipe import ModelRef, Node, Recipe, Source
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """How to build, none of which changes what is built but the split into files.
+
+    `jobs` threads (0: as many as there are cores), `chunk` elements evaluated at a time (a
+    multiple of 65,536), `shard_size` bytes that a file of weights holds at the most.
+    """
+
+    jobs: int = 0
+    chunk: int = 1 << 17
+    shard_size: int = 5_000_000_000
+
+    @property
+    def threads(self) -> int:
+        return self.jobs or len(os.sched_getaffinity(0))
+
+
+State: TypeAlias = Literal["fresh", "stale", "partly stale"]
+
+
+@dataclass(frozen=True, slots=True)
+class Leaf:
+    """A source that was opened: its header, and its outline with the keys of its content.
+
+    `derived` are the tensors that lie in no file of `checkpoint`, but follow from some. `paths`
+    are all folders and files that it reads from, `snapshots` those of them that are the Hub's.
+    """
+
+    source: Source
+    checkpoint: Checkpoint
+    outline: Outline
+    derived: Mapping[str, LowRank] = field(default_factory=dict)
+    paths: tuple[Path, ...] = ()
+    snapshots: tuple[Snapshot, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why a node is stale: `text`, and the tensors that it concerns (none: the whole node)."""
+
+    text: str
+    tensors: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class OutputPlan:
+    """Where a node is published, and whether what is there already is it."""
+
+    path: Path
+    fresh: bool
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class NodePlan:
+    """One node.
+
+    `compute` are the tensors whose key is cached nowhere, `reuse` where the others lie; `linked`
+    are whole shards that are in the cache as they are. `wanted` says whether this run builds it,
+    `stored` whether it becomes a checkpoint in the cache or exists in flight only.
+    `models` maps how operands call a model to the model.
+    """
+
+    node: Node
+    outline: Outline
+    expressions: Mapping[str, Expression]
+    models: Mapping[str, ModelRef]
+    key: str
+    state: State
+    reasons: tuple[Reason, ...]
+    wanted: bool
+    stored: bool
+    cached: Manifest | None
+    compute: frozenset[str]
+    reuse: Mapping[str, CachedTensor]
+    linked: Mapping[str, Path]
+    shards: tuple[ShardPlan, ...]
+    output: OutputPlan | None
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """Bytes: `read` from sources and cache, `written` to the cache, `disk` that must be free,
+    `memory` that the run will take at its peak (an estimate)."""
+
+    read: int
+    written: int
+    disk: int
+    memory: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All nodes that were selected and all that they are made from, every node after its inputs."""
+
+    recipe: Recipe
+    cache: Cache
+    nodes: Mapping[str, NodePlan]
+    leaves: Mapping[Source, Leaf]
+    targets: tuple[str, ...]
+    settings: Settings
+    costs: Costs
+
+    @property
+    def fresh(self) -> bool:
+        """Whether there is nothing to do."""
+        return not any(
+            node.wanted or (node.output is not None and not node.output.fresh)
+            for node in self.nodes.values()
+        )

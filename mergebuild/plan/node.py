@@ -1,0 +1,185 @@
+"""The outline and the expressions of one node, from those of its inputs."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+from typing import Final
+
+from mergebuild.checkpoint.config import output_config
+from mergebuild.checkpoint.dtypes import is_floating, itemsize
+from mergebuild.checkpoint.stacks import head_and_embedding
+from mergebuild.digest import bytes_digest
+from mergebuild.errors import RecipeError
+from mergebuild.expression import Expression, tensor_key
+from mergebuild.methods.declaration import Method
+from mergebuild.plan.outline import Outline, SideFile, TensorOutline, make_outline
+from mergebuild.plan.resolve import Remarks, Resolver, some
+from mergebuild.plan.slots import Cast, Misfit, Slot, cast_of, slots, source_layers
+from mergebuild.recipe import ModelRef, Node, Parameters
+from mergebuild.recipe.values import matches
+
+CONFIG: Final = "config.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Outlined:
+    """A node's outline, its expressions by output tensor, and what the user should know of both."""
+
+    outline: Outline
+    expressions: Mapping[str, Expression]
+    models: Mapping[str, ModelRef]
+    notes: tuple[str, ...]
+
+
+def outline_node(
+    node: Node, methods: Mapping[str, Method], outlines: Mapping[ModelRef, Outline], native: bool
+) -> Outlined:
+    """Everything about a node that is known before anything is computed.
+
+    Raises RecipeError with every misfit between the node and its inputs.
+    """
+    method = methods[node.method]
+    _refuse_vocabulary(node)
+    groups = [
+        [cast_of(node, module, part, method, outlines) for part in module.slices]
+        for module in node.modules
+    ]
+    model = node.base or groups[0][0].participants[0].model
+    pattern = outlines[model]
+    remarks = Remarks()
+    resolver = Resolver(node, method, methods["passthrough"], native, remarks)
+    expressions: dict[str, Expression] = {}
+    try:
+        found = list(slots(node, groups))
+    except Misfit as error:
+        raise RecipeError(error.problem) from error
+    for slot in found:
+        kept = _with_head(slot, pattern, remarks)
+        expression = resolver.expression(kept) if kept is not None else None
+        if expression is not None:
+            expressions[slot.name] = expression
+    if remarks.problems:
+        raise RecipeError(*remarks.errors(node.name))
+    if not expressions:
+        raise RecipeError.of(f"node '{node.name}': its inputs have no tensors", at=node.at)
+    for warning in (*_unmatched(node, found, native), *_structure(groups, pattern)):
+        remarks.note(warning, "")
+    tensors = {
+        name: TensorOutline(tensor_key(e), e.dtype, e.shape)
+        for name, e in sorted(expressions.items())
+    }
+    config = _config(pattern, tensors, source_layers(node, groups))
+    outline = make_outline(
+        name=node.name,
+        tensors=tensors,
+        config=json.loads(config) if config is not None else None,
+        side_files=(*_config_file(config), *(f for f in pattern.side_files if f.name != CONFIG)),
+    )
+    models = {str(p.model): p.model for group in groups for c in group for p in c.participants}
+    notes = tuple(
+        f"{message} ({some(names)})" if names[0] else message
+        for message, names in remarks.notes.items()
+    )
+    return Outlined(outline, expressions, models, notes)
+
+
+def _with_head(slot: Slot, pattern: Outline, remarks: Remarks) -> Slot | None:
+    """The slot with a tied input's embedding as its output head; None if the output has no head.
+
+    `pattern` is the checkpoint whose config the output gets.
+    """
+    participants = slot.cast.participants
+    if slot.name not in {p.outline.head for p in participants}:
+        return slot
+    if (pattern.config or {}).get("tie_word_embeddings") is True:
+        remarks.note(
+            f"not written: the config of '{pattern.name}' ties it to the embedding", slot.name
+        )
+        return None
+    names = list(slot.names)
+    for index, participant in enumerate(participants):
+        if names[index] is None and participant.outline.tied:
+            names[index] = participant.outline.embedding
+            remarks.note(f"'{participant.model}' ties it: its embedding takes part", slot.name)
+    return replace(slot, names=tuple(names))
+
+
+def _config(
+    pattern: Outline, tensors: Mapping[str, TensorOutline], layers: Sequence[int] | None
+) -> bytes | None:
+    if pattern.config is None:
+        return None
+    sizes: Counter[str] = Counter()
+    for tensor in tensors.values():
+        if is_floating(tensor.dtype):
+            sizes[tensor.dtype] += prod(tensor.shape) * itemsize(tensor.dtype)
+    dtype = sizes.most_common(1)[0][0] if sizes else None
+    head, _ = head_and_embedding(tensors)
+    untied = head is not None and pattern.config.get("tie_word_embeddings") is not False
+    return output_config(pattern.config, dtype=dtype, layers=layers, tied=False if untied else None)
+
+
+def _config_file(config: bytes | None) -> Iterator[SideFile]:
+    if config is not None:
+        yield SideFile(CONFIG, bytes_digest(config), len(config), data=config)
+
+
+def _refuse_vocabulary(node: Node) -> None:
+    tokenizer = node.tokenizer
+    if tokenizer is not None and not (
+        tokenizer.source in (None, "base", node.base)
+        and not tokenizer.tokens
+        and tokenizer.pad_to_multiple_of is None
+    ):
+        raise RecipeError.of(
+            f"node '{node.name}': only the base's tokenizer can be kept so far",
+            at=tokenizer.at,
+            hint="merge models of one vocabulary, with `tokenizer_source: base` or without it",
+        )
+    if node.chat_template is not None:
+        raise RecipeError.of(
+            f"node '{node.name}': 'chat_template' is not supported yet",
+            at=node.at,
+            hint="the base's chat template is kept if the key is left out",
+        )
+
+
+def _unmatched(node: Node, found: Sequence[Slot], native: bool) -> Iterator[str]:
+    """A warning for every filter that matches no tensor."""
+    names = {slot.name for slot in found}
+    names.update(name for slot in found for name in slot.names if name is not None)
+    for parameters in _levels(node):
+        for key, setting in parameters.items():
+            for condition in setting.conditions:
+                if condition.filter is not None and not any(
+                    matches(condition.filter, name, native) for name in names
+                ):
+                    yield (
+                        f"filter '{condition.filter}' of parameter '{key}' at {condition.at} "
+                        "matches no tensor"
+                    )
+
+
+def _structure(groups: Sequence[Sequence[Cast]], pattern: Outline) -> Iterator[str]:
+    """What the user should know of the inputs themselves."""
+    participants = {str(p.model): p for group in groups for c in group for p in c.participants}
+    for name, participant in participants.items():
+        if participant.outline.layout.mismatch is not None:
+            yield f"'{name}': {participant.outline.layout.mismatch}"
+    code = [file.name for file in pattern.side_files if file.code]
+    if code:
+        yield f"Python code of '{pattern.name}' is copied, not run: {', '.join(code)}"
+
+
+def _levels(node: Node) -> Iterator[Parameters]:
+    yield node.parameters
+    for module in node.modules:
+        yield module.parameters
+        for part in module.slices:
+            yield part.parameters
+            for entry in part.inputs:
+                yield entry.parameters

@@ -1,0 +1,96 @@
+"""The outline of a checkpoint: all that its users need to know before it exists.
+
+Sources and nodes look the same from here: names, dtypes, shapes and keys of tensors, layer stacks,
+config and side files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mergebuild.checkpoint.stacks import ModelLayout, find_layout, head_and_embedding
+from mergebuild.digest import fields_digest
+
+
+@dataclass(frozen=True, slots=True)
+class TensorOutline:
+    """One tensor; `key` says what its bytes are.
+
+    `counts_as` is its dtype where that of an output follows from its inputs: a derived tensor is
+    read as float32, and still makes a bfloat16 model none of float32.
+    """
+
+    key: str
+    dtype: str
+    shape: tuple[int, ...]
+    counts_as: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class SideFile:
+    """A file that a checkpoint needs besides its weights: copied from `path`, or made of `data`.
+
+    `code` is Python that the config names.
+    """
+
+    name: str
+    digest: str
+    size: int
+    path: Path | None = None
+    data: bytes | None = None
+    code: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """A checkpoint, there or yet to be made.
+
+    `config` is config.json, parsed; `head` and `embedding` name the tensors that may be tied.
+    """
+
+    name: str
+    tensors: Mapping[str, TensorOutline]
+    config: Mapping[str, Any] | None
+    side_files: tuple[SideFile, ...]
+    layout: ModelLayout
+    head: str | None
+    embedding: str | None
+
+    @property
+    def tied(self) -> bool:
+        """Whether the output head is the embedding: the config says so, or, where it says
+        nothing, there is an embedding and no head."""
+        said = (self.config or {}).get("tie_word_embeddings")
+        if isinstance(said, bool):
+            return said
+        return self.head is None and self.embedding is not None
+
+
+def make_outline(
+    name: str,
+    tensors: Mapping[str, TensorOutline],
+    config: Mapping[str, Any] | None,
+    side_files: tuple[SideFile, ...],
+) -> Outline:
+    """An outline, with what its tensors' names say of the model's structure."""
+    head, embedding = head_and_embedding(tensors)
+    layout = find_layout(tensors, config)
+    return Outline(name, tensors, config, side_files, layout, head, embedding)
+
+
+def checkpoint_key(outline: Outline) -> str:
+    """The digest of what a checkpoint is: its tensors and the side files that make it work."""
+    return fields_digest(
+        "checkpoint",
+        [
+            *((name, tensor.key) for name, tensor in sorted(outline.tensors.items())),
+            *(("file " + file.name, file.digest) for file in sorted_files(outline)),
+        ],
+    )
+
+
+def sorted_files(outline: Outline) -> list[SideFile]:
+    return sorted(outline.side_files, key=lambda file: file.name)

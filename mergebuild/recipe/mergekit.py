@@ -1,0 +1,88 @@
+"""A plain mergekit file, of one or several documents -> a Recipe.
+
+Each document is a node. Must not know what stands inside a node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from mergebuild.errors import UsageError
+from mergebuild.methods.declaration import Method
+from mergebuild.recipe import fields, names, node, references, validate
+from mergebuild.recipe.context import Context, in_order
+from mergebuild.recipe.model import Node, Recipe
+from mergebuild.recipe.tree import Fields, Tree
+
+_NATIVE_HINT: Final = "only native recipes have this key: add 'mergebuild: 1' and 'nodes:'"
+_HINTS: Final = dict.fromkeys((*node.NATIVE_KEYS, "sources", "vars", "outputs"), _NATIVE_HINT)
+
+
+def read(
+    documents: list[Tree],
+    text: str,
+    path: Path,
+    overrides: tuple[Mapping[str, str], Mapping[str, str]],
+    methods: Mapping[str, Method],
+    ctx: Context,
+) -> Recipe:
+    """`overrides` are those of variables, of which there are none here, and of sources."""
+    if overrides[0]:
+        name, value = next(iter(overrides[0].items()))
+        hint = "variables belong to native recipes: 'mergebuild: 1' with 'vars:'"
+        raise UsageError.of(f"--set {name}={value}: a mergekit file has no variables", hint=hint)
+    named, unnamed = _named(documents, path, ctx)
+    known = references.Names(nodes=dict.fromkeys(named), overrides=overrides[1])
+    nodes: dict[str, Node] = {}
+    for name, document in named.items():
+        about = ctx.within(name)
+        allowed = ("name", *node.MERGEKIT_KEYS)
+        body = fields.entries(document, "the configuration", about, allowed, _HINTS)
+        one = node.read(name, body, document.at, methods, known, ctx)
+        method = methods.get(one.method)
+        nodes[name] = validate.fitted(one, method, ctx) if method else one
+    validate.check_cycles(nodes, ctx)
+    if ctx.problems:
+        ctx.stop()
+    known.unmatched()
+    wanted = [unnamed] if unnamed else validate.unused(nodes)
+    outputs = dict.fromkeys(wanted)
+    warnings = in_order(ctx.warnings.values())
+    return Recipe(names.from_stem(path.stem), path, nodes, outputs, text, False, warnings)
+
+
+def _named(documents: list[Tree], path: Path, ctx: Context) -> tuple[dict[str, Fields], str | None]:
+    """The documents by name, and the name made up for the one that has none."""
+    found: dict[str, Fields] = {}
+    unnamed: list[Fields] = []
+    for document in documents:
+        if not isinstance(document, Fields):
+            hint = "a recipe starts with keys such as 'merge_method:'"
+            said = f"a document must be a mapping, not {fields.described(document)}"
+            ctx.error(said, document.at, hint)
+            continue
+        entry = document.entries.get("name")
+        if entry is None or fields.is_null(entry.value):
+            unnamed.append(document)
+            continue
+        name = fields.text(entry.value, "'name'", ctx)
+        if name is None or not names.check(name, entry.value.at, ctx):
+            continue
+        if name in found:
+            hint = "every document needs a name of its own"
+            ctx.error(f"two documents are named '{name}'", entry.value.at, hint)
+        else:
+            found[name] = document
+    if len(unnamed) > 1:
+        hint = "give each stage a 'name:'; only the output goes without"
+        ctx.error("more than one document has no 'name'", unnamed[1].at, hint)
+    if ctx.problems:
+        ctx.stop()
+    if not unnamed:
+        return found, None
+    made_up = names.from_stem(path.stem)
+    while made_up in found:
+        made_up += "-output"
+    return {**found, made_up: unnamed[0]}, made_up

@@ -1,0 +1,185 @@
+"""What a recipe says, as values: nothing here reads text, files or checkpoints.
+
+Equality of `Source` and `NodeRef` is identity of the model meant: where it was written and under
+which alias does not count.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from mergebuild.errors import Location, Problem
+
+Scalar: TypeAlias = bool | int | float | str | None
+Value: TypeAlias = Scalar | tuple[Scalar, ...]
+"""A parameter's value; a tuple is a gradient over the layers of a slice."""
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One `{filter, value}` entry; filter None (or `*`) matches every tensor."""
+
+    filter: str | None
+    value: Value
+    at: Location
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """All that one parameter key says at one level: conditions in order, first match wins."""
+
+    conditions: tuple[Condition, ...]
+    at: Location
+
+
+Parameters: TypeAlias = Mapping[str, Setting]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A leaf checkpoint: `place` is a path or a Hub id as written, `name` how the recipe calls it.
+
+    `text` is the whole reference where it was split at an `@` or a `+` (else empty): if a file or
+    folder of exactly that name exists, it is what was meant, without revision and LoRA. `written`
+    is the recipe's own place where an override put another.
+    """
+
+    place: str
+    revision: str | None = None
+    lora: Source | None = None
+    name: str = field(default="", compare=False)
+    at: Location | None = field(default=None, compare=False)
+    text: str = field(default="", compare=False)
+    written: str | None = field(default=None, compare=False)
+
+    def __str__(self) -> str:
+        return self.name or self.place
+
+
+@dataclass(frozen=True, slots=True)
+class NodeRef:
+    """A model field that names another node of the recipe."""
+
+    name: str
+    at: Location | None = field(default=None, compare=False)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+ModelRef: TypeAlias = Source | NodeRef
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """A model that takes part in a slice. `layer_range` is [first, end), None for all layers."""
+
+    model: ModelRef
+    parameters: Parameters
+    layer_range: tuple[int, int] | None
+    at: Location
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """A run of output layers and the inputs it is merged from, in declared order."""
+
+    inputs: tuple[Input, ...]
+    base: ModelRef | None
+    parameters: Parameters
+    at: Location
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """Slices of one layer stack; `name` None (the `models:` form) speaks of every stack."""
+
+    name: str | None
+    slices: tuple[Slice, ...]
+    parameters: Parameters
+    at: Location
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRule:
+    """Where the rows of one token come from, for models that lack it (`force`: for all).
+
+    A `model` alone: its row of this token. With `row`: its row of that other token (text) or of
+    that id. `zero`: zeros. None of them: the usual rule.
+    """
+
+    model: ModelRef | None
+    row: str | int | None
+    zero: bool
+    force: bool
+    at: Location
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenizer:
+    """`tokenizer_source` (then only `source` is set) or `tokenizer`, as written."""
+
+    source: ModelRef | Literal["base", "union"] | None
+    tokens: Mapping[str, TokenRule]
+    pad_to_multiple_of: int | None
+    at: Location
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One merge. `base` is the node's, a slice may name its own; `dtype` is a name of torch's."""
+
+    name: str
+    method: str
+    modules: tuple[Module, ...]
+    base: ModelRef | None
+    parameters: Parameters
+    at: Location
+    dtype: str | None = None
+    out_dtype: str | None = None
+    tokenizer: Tokenizer | None = None
+    chat_template: str | None = None
+    seed: int = 0
+    keep: Literal["cache", "never"] = "cache"
+    missing: Literal["copy", "error"] = "copy"
+    description: str | None = None
+
+    def references(self) -> Iterator[ModelRef]:
+        """Every model field in declared order, the base first, those of the tokenizer last,
+        repetitions included."""
+        if self.base is not None:
+            yield self.base
+        for module in self.modules:
+            for part in module.slices:
+                if part.base is not None:
+                    yield part.base
+                for entry in part.inputs:
+                    yield entry.model
+        if self.tokenizer is not None:
+            source = self.tokenizer.source
+            if source is not None and not isinstance(source, str):
+                yield source
+            for rule in self.tokenizer.tokens.values():
+                if rule.model is not None:
+                    yield rule.model
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """A whole recipe. `outputs` maps node names to folders (None: the caller has yet to say where);
+    `directory` is where relative source paths start; `text` is the file as read."""
+
+    name: str
+    path: Path
+    nodes: Mapping[str, Node]
+    outputs: Mapping[str, Path | None]
+    text: str
+    native: bool
+    warnings: tuple[Problem, ...] = ()
+
+    @property
+    def directory(self) -> Path:
+        return self.path.parent

@@ -1,0 +1,144 @@
+"""A native recipe: the document with `mergebuild: 1` -> a Recipe.
+
+Owns the top-level keys. Must not know what stands inside a node.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+from mergebuild.errors import did_you_mean
+from mergebuild.methods.declaration import Method
+from mergebuild.recipe import fields, names, node, references, validate, variables
+from mergebuild.recipe.context import Context, in_order, shown
+from mergebuild.recipe.model import Node, Recipe
+from mergebuild.recipe.tree import Entry, Fields, Items, Leaf, Tree
+
+VERSION: Final = 1
+KEYS: Final = ("mergebuild", "name", "description", "sources", "vars", "nodes", "outputs", "seed")
+
+
+def read(
+    document: Fields,
+    text: str,
+    path: Path,
+    overrides: tuple[Mapping[str, str], Mapping[str, str]],
+    methods: Mapping[str, Method],
+    ctx: Context,
+) -> Recipe:
+    """`overrides` are those of variables and of sources."""
+    _check_version(document.entries["mergebuild"], ctx)
+    keys = fields.entries(document, "the recipe", ctx, KEYS)
+    keys = _substituted(keys, overrides[0], ctx)
+    bodies = _bodies(keys, document, ctx)
+    known = references.Names(nodes=dict.fromkeys(bodies), overrides=overrides[1])
+    if "sources" in keys:
+        known.aliases = references.aliases(keys["sources"].value, bodies, known, ctx)
+    seed = fields.whole(keys["seed"].value, "'seed'", ctx) if "seed" in keys else None
+    allowed = (*node.MERGEKIT_KEYS, *node.NATIVE_KEYS)
+    nodes: dict[str, Node] = {}
+    for name, entry in bodies.items():
+        about = ctx.within(name)
+        before = len(ctx.problems)
+        body = fields.entries(entry.value, "the node", about, allowed)
+        if not body and len(ctx.problems) > before:
+            continue
+        one = node.read(name, body, entry.at, methods, known, ctx, seed or 0)
+        method = methods.get(one.method)
+        nodes[name] = validate.fitted(one, method, ctx) if method else one
+    validate.check_cycles(nodes, ctx)
+    outputs = _outputs(keys.get("outputs"), list(bodies), nodes, ctx)
+    title = fields.text(keys["name"].value, "'name'", ctx) if "name" in keys else None
+    if "description" in keys:
+        fields.text(keys["description"].value, "'description'", ctx)
+    if ctx.problems:
+        ctx.stop()
+    known.unmatched()
+    for alias, source in known.aliases.items():
+        if alias not in known.met_aliases and source.at is not None:
+            ctx.warn(f"source '{alias}' is not used", source.at, "delete it")
+    warnings = in_order(ctx.warnings.values())
+    return Recipe(title or path.stem, path, nodes, outputs, text, True, warnings)
+
+
+def _check_version(entry: Entry, ctx: Context) -> None:
+    tree = entry.value
+    if isinstance(tree, Leaf) and tree.value == VERSION and type(tree.value) is int:
+        return
+    said = f"'mergebuild' must be {VERSION}, the version of the recipe language"
+    ctx.fatal(f"{said}, not {fields.described(tree)}", tree.at, f"write 'mergebuild: {VERSION}'")
+
+
+def _substituted(
+    keys: dict[str, Entry], overrides: Mapping[str, str], ctx: Context
+) -> dict[str, Entry]:
+    """The keys with every variable in its place."""
+    found = variables.declared(keys["vars"].value, ctx) if "vars" in keys else {}
+    values = variables.overridden(found, overrides)
+    substitution = variables.Substitution(values, ctx)
+    replaced = {
+        key: Entry(key, substitution.tree(entry.value), entry.at)
+        for key, entry in keys.items()
+        if key != "vars"
+    }
+    for name, entry in found.items():
+        if name not in substitution.met:
+            ctx.warn(f"variable '{name}' is not used", entry.at, "delete it")
+    return replaced
+
+
+def _bodies(keys: Mapping[str, Entry], document: Fields, ctx: Context) -> dict[str, Entry]:
+    """The nodes by name, their bodies unread."""
+    if "nodes" not in keys:
+        ctx.error("the recipe has no 'nodes'", document.at, "name its merges under 'nodes:'")
+        return {}
+    listed = fields.entries(keys["nodes"].value, "'nodes'", ctx)
+    if not listed and isinstance(keys["nodes"].value, Fields):
+        ctx.error("'nodes' must not be empty", keys["nodes"].value.at)
+    return {name: entry for name, entry in listed.items() if names.check(name, entry.at, ctx)}
+
+
+def _outputs(
+    entry: Entry | None, declared: list[str], nodes: Mapping[str, Node], ctx: Context
+) -> dict[str, Path | None]:
+    """Where the outputs go; every node that no other uses goes to build/<node> by default."""
+    if entry is None:
+        return {name: Path("build", name) for name in validate.unused(nodes)}
+    found: dict[str, Path | None] = {}
+    places: dict[Path, str] = {}
+    for name, tree, place in _listed(entry.value, ctx):
+        if name not in declared:
+            hint = did_you_mean(name, declared)
+            ctx.error(f"output {shown(name)} is not a node", tree.at, hint)
+        elif name in found:
+            ctx.error(f"output '{name}' is listed twice", tree.at, "delete one of the two")
+        elif place is not None:
+            for other in (place, *place.parents, *(p for p in places if place in p.parents)):
+                if other in places:
+                    said = f"outputs '{places[other]}' and '{name}' share the folder '{other}'"
+                    ctx.error(said, tree.at, "give each output a folder of its own")
+                    break
+            places[place] = name
+            found[name] = place
+    return found
+
+
+def _listed(tree: Tree, ctx: Context) -> list[tuple[str, Tree, Path | None]]:
+    """Both forms of `outputs` as (name, place in the text, folder)."""
+    found: list[tuple[str, Tree, Path | None]] = []
+    if isinstance(tree, Items):
+        for item in fields.items(tree, "'outputs'", ctx):
+            if name := fields.text(item, "an entry of 'outputs'", ctx):
+                found.append((name, item, Path("build", name)))
+        return found
+    for name, entry in fields.entries(tree, "'outputs'", ctx).items():
+        at_key = Leaf(name, name, entry.at)
+        if fields.is_null(entry.value):
+            found.append((name, at_key, Path("build", name)))
+        elif text := fields.text(entry.value, f"the folder of output {shown(name)}", ctx):
+            found.append((name, at_key, names.folder(text, entry.value.at, ctx)))
+    if not found and isinstance(tree, Fields) and not tree.entries:
+        ctx.error("'outputs' must not be empty", tree.at, "leave it out for the default")
+    return found

@@ -1,0 +1,418 @@
+"""The compiled loops against torch, the reference: the same bits for all that they do.
+
+NaN is compared as NaN: which one it is torch leaves to chance, and the loops write only one.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from mergebuild.kernels import BLOCK, Kernels, Map, Outcome, Statistic, Steps, evaluate, random
+from mergebuild.kernels.choose import torch_kernels
+from mergebuild.kernels.numba import NumbaKernels
+from mergebuild.kernels.operations import (
+    AbsoluteSums,
+    AtLeast,
+    Band,
+    ColumnCombination,
+    Combination,
+    DropAll,
+    Gram,
+    HighCounts,
+    Identity,
+    LowCounts,
+    Random,
+    RowCombination,
+    Sparse,
+    TaskVectors,
+)
+from mergebuild.kernels.torch import TorchKernels
+from mergebuild.methods import registry
+from mergebuild.methods.declaration import Operands
+from tests.methods_reference import STREAMS, Memory, example_arguments
+
+
+def refuse() -> Kernels:
+    raise AssertionError("an operation that has a loop went elsewhere")
+
+
+TORCH, LOOPS = TorchKernels(), NumbaKernels(refuse)
+DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
+WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def run(
+    steps: Steps, tensors: Sequence[Tensor], dtype: torch.dtype, kernels: Kernels, chunk: int
+) -> tuple[Tensor, Outcome]:
+    output = torch.empty(tensors[0].shape, dtype=dtype)
+    writer = Memory(output)
+    readers = [Memory(tensor) for tensor in tensors]
+    return output, evaluate(steps, readers, writer, writer.dtype, chunk=chunk, kernels=kernels)
+
+
+def mapping(operation: Map) -> Steps:
+    yield from ()
+    return operation
+
+
+def gathered(statistic: Statistic, tensors: Sequence[Tensor], kernels: Kernels, chunk: int) -> Any:
+    found = []
+
+    def steps() -> Steps:
+        found.append((yield statistic))
+        return Identity()
+
+    run(steps(), tensors, tensors[0].dtype, kernels, chunk)
+    return found[0]
+
+
+def same(a: Tensor, b: Tensor) -> bool:
+    """Bit for bit, and NaN where NaN."""
+    nan = a.isnan()
+    words = WORDS[a.element_size()]
+    equal = torch.equal(a.view(words)[~nan], b.view(words)[~nan]) if a.ndim else a.equal(b)
+    return torch.equal(nan, b.isnan()) and (equal or bool(nan.all()))
+
+
+def plain(value: Any) -> str:
+    """A statistic's value as text that tells every bit but those of a NaN."""
+    if isinstance(value, np.ndarray):
+        clean = np.where(value != value, np.nan, value) if value.dtype.kind == "f" else value
+        return f"{clean.dtype} {clean.shape} {zlib.crc32(clean.tobytes())}"
+    if isinstance(value, dict):
+        return plain(list(value.items()))
+    if isinstance(value, list | tuple):
+        return f"({' '.join(map(plain, value))})"
+    return "nan" if value != value else repr(value)
+
+
+def assert_same_map(
+    operation: Map, tensors: Sequence[Tensor], dtype: torch.dtype, chunk: int = BLOCK
+) -> None:
+    expected, outcome = run(mapping(operation), tensors, dtype, TORCH, chunk)
+    found, outcome_found = run(mapping(operation), tensors, dtype, LOOPS, chunk)
+    assert outcome_found == outcome
+    assert same(found.reshape(-1), expected.reshape(-1)), operation
+
+
+def assert_same_value(statistic: Statistic, tensors: Sequence[Tensor], chunk: int = BLOCK) -> None:
+    expected = gathered(statistic, tensors, TORCH, chunk)
+    assert plain(gathered(statistic, tensors, LOOPS, chunk)) == plain(expected), statistic
+
+
+# What is drawn.
+
+INFINITE = 0x7F80
+SPECIAL = [0.0, -0.0, math.nan, math.inf, -math.inf, 1e-45, -1e-45, 6e-8, 1.1e-38, 65504.0, 65520.0]
+SPECIAL += [3.4e38, -3.4e38, 1.0, -1.0, 1.00390625, 1e30, 1e-30, 0.02, -0.001]
+WEIGHTS = st.sampled_from([0.5, 1.0, -1.0, 0.3, -0.7, 2.5, 0.0])
+MASKS = st.one_of(
+    st.none(),
+    st.just(DropAll()),
+    st.builds(AtLeast, st.sampled_from([0.0, 1.0, 0.5, math.inf, math.nan, 1e-45])),
+    st.builds(Band, st.sampled_from([0.0, 0.25]), st.sampled_from([0.5, 2.0, math.inf])),
+    st.builds(Random, st.sampled_from([0.1, 0.5, 0.9, 1e-12]), st.sampled_from(STREAMS)),
+)
+SHAPES = st.sampled_from(
+    [
+        *((), (1,), (2,), (7,), (3, 5), (1, 1), (2, 1, 3), (17, 64), (4097,), (3, 4100)),
+        *((BLOCK,), (2, BLOCK), (BLOCK + 1,), (3, BLOCK - 1), (9, 12345), (70000, 2)),
+    ]
+)
+
+
+@st.composite
+def operands(draw: st.DrawFn, least: int = 1, most: int = 4) -> list[Tensor]:
+    """Tensors of one shape: normal values near each other, and special ones here and there."""
+    shape, seed = draw(SHAPES), draw(st.integers(0, 2**32))
+    generator = torch.Generator().manual_seed(seed)
+    base = torch.randn(shape, generator=generator)
+    found = []
+    for _ in range(draw(st.integers(least, most))):
+        x = base + 0.1 * torch.randn(shape, generator=generator)
+        for value in draw(st.lists(st.sampled_from(SPECIAL), max_size=4)):
+            x.view(-1)[draw(st.integers(0, x.numel() - 1))] = value
+        found.append(x.to(draw(st.sampled_from(DTYPES))))
+    return found
+
+
+dtypes = st.sampled_from(DTYPES)
+chunks = st.sampled_from([BLOCK, 2 * BLOCK, 3 * BLOCK])
+several = settings(deadline=None, max_examples=25)
+
+
+# Numbers.
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_every_short_is_decoded(dtype: torch.dtype) -> None:
+    shorts = torch.arange(-(2**15), 2**15, dtype=torch.int32).to(torch.int16).view(dtype)
+    assert_same_map(Identity(), [shorts], torch.float32)
+    assert_same_map(Combination("inputs", (1.0,)), [shorts], dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_all_sorts_of_floats_are_rounded(dtype: torch.dtype) -> None:
+    generator = np.random.default_rng(0)
+    words = generator.integers(0, 2**32, 3 * BLOCK, dtype=np.uint32)
+    edges = (np.arange(2**16, dtype=np.uint32)[:, None] << 16) + np.array(
+        [0x7FFF, 0x8000, 0x8001, 0xFFF, 0x1000, 0x1001, 0x3000], np.uint32
+    )
+    for some in (words, edges.reshape(-1)):
+        assert_same_map(Identity(), [torch.from_numpy(some.view(np.float32).copy())], dtype)
+
+
+def test_float64_is_rounded_on_the_way_in() -> None:
+    x = torch.tensor(
+        [1e300, -1e39, 3.5e38, 1 + 2**-30, 1e-46, 5e-324, math.nan], dtype=torch.float64
+    )
+    assert_same_map(Combination("inputs", (1.0,)), [x], torch.float32)
+    assert_same_map(Identity(), [x], torch.float64)
+
+
+@several
+@given(operands(most=3), dtypes, chunks, st.data())
+def test_identity_and_combinations(
+    tensors: list[Tensor], dtype: torch.dtype, chunk: int, data: st.DataObject
+) -> None:
+    count = len(tensors)
+    assert_same_map(Identity(data.draw(st.integers(0, count - 1))), tensors, dtype, chunk)
+    c = tuple(data.draw(st.lists(WEIGHTS, min_size=count, max_size=count)))
+    assert_same_map(Combination("inputs", c), tensors, dtype, chunk)
+    if count > 1:
+        assert_same_map(Combination("deltas", c[1:]), tensors, dtype, chunk)
+
+
+@several
+@given(operands(least=2), dtypes, chunks, st.data())
+def test_task_vectors(
+    tensors: list[Tensor], dtype: torch.dtype, chunk: int, data: st.DataObject
+) -> None:
+    one = st.builds(Sparse, WEIGHTS, MASKS, st.sampled_from([1.0, 2.0, 1 / 0.3]))
+    count = len(tensors) - 1
+    sparse = tuple(data.draw(st.lists(one, min_size=count, max_size=count)))
+    scale = data.draw(WEIGHTS)
+    divisor = data.draw(st.sampled_from([1.0, 0.7, -3.0]))
+    assert_same_map(TaskVectors(sparse, False, divisor, scale), tensors, dtype, chunk)
+    elected: Any = data.draw(st.sampled_from(["elected", 1.0]))
+    assert_same_map(TaskVectors(sparse, True, elected, scale), tensors, dtype, chunk)
+
+
+def solve(gram: Any) -> Any:
+    with np.errstate(all="ignore"):
+        return gram[:, 0, :] / (1.0 + gram[:, 0, :1])
+
+
+@several
+@given(operands(least=2, most=3), dtypes, chunks, st.sampled_from(["inputs", "deltas"]))
+def test_rows_and_columns(tensors: list[Tensor], dtype: torch.dtype, chunk: int, of: Any) -> None:
+    assert_same_map(RowCombination(of, solve), tensors, dtype, chunk)
+    assert_same_value(Gram(of, "column"), tensors, chunk)
+    count = len(tensors) - (of == "deltas")
+    columns = math.prod(tensors[0].shape[1:])
+    c = np.random.default_rng(0).normal(size=(columns, count))
+    assert_same_map(ColumnCombination(of, c), tensors, dtype, chunk)
+
+
+# Statistics.
+
+
+@several
+@given(operands(), chunks)
+def test_gram(tensors: list[Tensor], chunk: int) -> None:
+    assert_same_value(Gram("inputs"), tensors, chunk)
+    if len(tensors) > 1:
+        assert_same_value(Gram("deltas"), tensors, chunk)
+
+
+@several
+@given(operands(least=2), chunks, st.booleans())
+def test_counts(tensors: list[Tensor], chunk: int, sums: bool) -> None:
+    deltas = tuple(reversed(range(len(tensors) - 1)))
+    expected, found = (
+        gathered(HighCounts(deltas, sums), tensors, kernels, chunk) for kernels in (TORCH, LOOPS)
+    )
+    for theirs, ours in zip(expected, found, strict=True):
+        assert ours.dtype == theirs.dtype
+        assert np.array_equal(ours[:, :INFINITE], theirs[:, :INFINITE])
+        # Above are infinity and NaN, whose bits beyond the exponent tell nothing.
+        assert ours[0].sum() == theirs[0].sum()
+    buckets = tuple(tuple(np.flatnonzero(counts[:INFINITE])[:3].tolist()) for counts, _ in found)
+    assert_same_value(LowCounts(deltas, buckets), tensors, chunk)
+
+
+@several
+@given(operands(least=2), chunks, st.data())
+def test_absolute_sums(tensors: list[Tensor], chunk: int, data: st.DataObject) -> None:
+    deltas = tuple(range(len(tensors) - 1))
+    some: Any = st.lists(MASKS.filter(bool), min_size=len(deltas), max_size=len(deltas))
+    assert_same_value(AbsoluteSums(deltas, tuple(data.draw(some))), tensors, chunk)
+
+
+# Masks.
+
+
+@pytest.mark.parametrize("start", [0, 65536, 2**31 - 3, 2**32 - 40, 2**32, 7 * 2**32 + 5])
+@pytest.mark.parametrize("probability", [1e-12, 0.1, 0.5, 1 - 2**-53])
+def test_random_masks_are_those_of_plain_python(start: int, probability: float) -> None:
+    bench = LOOPS.bench((2**40,), ["float32", "float32"], "float32")
+    bench.reserve(100)
+    for buffer, value in zip(bench.inputs, (0.0, 1.0), strict=True):
+        buffer[:] = np.full(100, value, np.float32).tobytes()
+    bench.place(start, 100)
+    for stream in STREAMS:
+        assert bench.apply(TaskVectors((Sparse(1.0, Random(probability, stream)),))) == 0
+        kept = np.frombuffer(bench.output, np.float32)[:100]
+        limit = random.limit(probability)
+        assert kept.tolist() == [random.word(stream, start + i) < limit for i in range(100)]
+
+
+# Whole methods, threads, and what has no loop.
+
+
+@pytest.mark.parametrize("name", registry())
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_methods_give_the_same_bits(name: str, dtype: torch.dtype) -> None:
+    method = registry()[name]
+    least, most = method.inputs
+    based = method.base == "required"
+    count = (min(3, most) if most is not None else max(3, least)) + based
+    torch.manual_seed(0)
+    base = torch.randn(130, 600)
+    tensors = [(base + 0.1 * torch.randn(130, 600)).to(dtype) for _ in range(count)]
+    given_ = Operands(count, based, (130, 600), STREAMS)
+    arguments = example_arguments(method, given_)
+    if "density" in arguments:
+        arguments["density"] = (0.5,) * given_.deltas
+    loops = NumbaKernels(torch_kernels)
+    results = [
+        run(_steps(method, given_, arguments), tensors, dtype, kernels, chunk)
+        for kernels, chunk in ((TORCH, BLOCK), (loops, BLOCK), (loops, 4 * BLOCK))
+    ]
+    for output, outcome in results[1:]:
+        assert same(output, results[0][0])
+        assert outcome == results[0][1]
+
+
+def _steps(method: Any, given_: Operands, arguments: Any) -> Steps:
+    steps: Steps = method.run(given_, arguments)
+    return steps
+
+
+def test_threads_share_nothing() -> None:
+    torch.manual_seed(0)
+    tensors = [torch.randn(3 * BLOCK + 5).bfloat16() for _ in range(3)]
+    sparse = tuple(Sparse(0.5, Random(0.5, stream)) for stream in STREAMS[:2])
+    operation = TaskVectors(sparse, elect=True, divisor="elected")
+    expected = run(mapping(operation), tensors, torch.bfloat16, TORCH, BLOCK)[0]
+
+    def work(_: int) -> Tensor:
+        return run(mapping(operation), tensors, torch.bfloat16, LOOPS, BLOCK)[0]
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(same(found, expected) for found in pool.map(work, range(16)))
+
+
+class Strange(Map):
+    __slots__ = ()
+
+
+class Odd(Statistic):
+    __slots__ = ()
+
+
+def test_what_has_no_loop_goes_to_the_others() -> None:
+    calls: list[str] = []
+
+    class OtherBench:
+        """Says 'odd' to Odd, and doubles its first operand for Strange."""
+
+        def __init__(self) -> None:
+            self.inputs: list[memoryview] = []
+            self.output = memoryview(b"")
+            self._seen: list[tuple[int, int]] = []
+
+        def reserve(self, elements: int) -> None:
+            if not self.inputs:
+                self.inputs = [memoryview(bytearray(4 * elements))]
+
+        def place(self, start: int, count: int) -> None:
+            self._seen.append((start, count))
+
+        def nonfinite(self) -> tuple[int, ...]:
+            raise AssertionError
+
+        def begin(self, statistic: Statistic) -> Any:
+            calls.append("begin")
+            return self
+
+        def add(self) -> None:
+            calls.append(f"add {self._seen[-1]}")
+
+        def value(self) -> Any:
+            return "odd"
+
+        def apply(self, operation: Map) -> int:
+            calls.append(f"apply {self._seen[-1]}")
+            self.output = memoryview((2 * np.frombuffer(self.inputs[0], np.float32)).tobytes())
+            return 7
+
+    class Others:
+        def bench(self, shape: Any, operands: Any, output: str) -> Any:
+            calls.append(f"bench {shape} {operands} {output}")
+            return OtherBench()
+
+    found = []
+
+    def steps() -> Steps:
+        found.append((yield Odd()))
+        found.append((yield Gram("inputs")))
+        return Strange()
+
+    x = torch.arange(BLOCK + 2, dtype=torch.float32)
+    y, outcome = run(steps(), [x], torch.float32, NumbaKernels(Others), BLOCK)
+    assert found == ["odd", gathered(Gram("inputs"), [x], TORCH, BLOCK)]
+    assert torch.equal(y, 2 * x)
+    assert outcome == Outcome((0,), 14)
+    parts = [(0, BLOCK), (BLOCK, 2)]
+    assert calls == [
+        f"bench ({BLOCK + 2},) ['float32'] float32",
+        "begin",
+        *(f"add {part}" for part in parts),
+        *(f"apply {part}" for part in parts),
+    ]
+
+
+def test_operations_have_no_field_that_the_loops_do_not_know() -> None:
+    """Whoever adds one teaches `numba/` about it, or sends it to the others; then this line."""
+    kinds: list[Any] = [DropAll, AtLeast, Band, Random, Gram, HighCounts, LowCounts, AbsoluteSums]
+    kinds += [Identity, Combination, ColumnCombination, RowCombination, Sparse, TaskVectors]
+    known = {kind.__name__: " ".join(field.name for field in fields(kind)) for kind in kinds}
+    assert known == {
+        "DropAll": "",
+        "AtLeast": "threshold",
+        "Band": "low high",
+        "Random": "probability stream",
+        "Gram": "of per",
+        "HighCounts": "deltas sums",
+        "LowCounts": "deltas buckets",
+        "AbsoluteSums": "deltas masks",
+        "Identity": "operand",
+        "Combination": "of coefficients",
+        "ColumnCombination": "of coefficients",
+        "RowCombination": "of solve",
+        "Sparse": "weight mask factor",
+        "TaskVectors": "deltas elect divisor scale",
+    }
