@@ -70,6 +70,14 @@ def right(scratch: Scratch, expected: str) -> None:
     assert scratch.plan(settings=SMALL).fresh
 
 
+def remember_sources(scratch: Scratch) -> None:
+    """Plan until both databases are there: sources have to be two seconds old for that."""
+    cache = scratch.root / "cache"
+    while not ((cache / "digests.db").exists() and (cache / "index.db").exists()):
+        time.sleep(0.2)
+        scratch.plan()
+
+
 def cached(scratch: Scratch, node: str) -> Path:
     return scratch.root / "cache/checkpoints" / scratch.plan(settings=SMALL).nodes[node].key
 
@@ -211,6 +219,7 @@ RECORDS = ("digests.db", "index.db", "recipes/*.json", "runs/*.jsonl", "*/*/merg
 @pytest.mark.parametrize("garbled", GARBLED, ids=lambda data: f"{data[:6]!r}")
 def test_damaged_records_never_matter(scratch: Scratch, record: str, garbled: bytes) -> None:
     cache = Cache(scratch.root / "cache")
+    remember_sources(scratch)
     paths = sorted(cache.root.glob(record))
     assert paths
     for path in paths:
@@ -229,9 +238,7 @@ def test_damaged_records_never_matter(scratch: Scratch, record: str, garbled: by
 def test_flipped_bits_in_databases_never_matter(scratch: Scratch, offset: int) -> None:
     digests, index = scratch.root / "cache/digests.db", scratch.root / "cache/index.db"
     with edited(scratch, *EDIT):
-        while not (digests.exists() and index.exists()):
-            time.sleep(0.2)  # sources have to be two seconds old to be remembered
-            scratch.plan()
+        remember_sources(scratch)
         for path in (digests, index):
             write_through(path, min(offset, path.stat().st_size - 1))
         scratch.build(settings=SMALL)
