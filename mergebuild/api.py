@@ -28,13 +28,34 @@ from mergebuild.files import make_directories, new_file
 from mergebuild.methods import registry
 from mergebuild.plan import Plan, Settings, make_plan
 from mergebuild.recipe import Recipe, load_recipe
+from mergebuild.site import Site, load_site
 
 CACHE_VARIABLE: Final = "MERGEBUILD_CACHE"
 
 
-def default_cache() -> Path:
-    """`MERGEBUILD_CACHE`, else `cache` in the working directory."""
-    return Path(os.environ.get(CACHE_VARIABLE) or "cache")
+def default_cache(site: Site | None = None) -> Path:
+    """`MERGEBUILD_CACHE`, else what the site file says, else `cache` in the working directory."""
+    if said := os.environ.get(CACHE_VARIABLE):
+        return Path(said)
+    return (site or load_site()).cache or Path("cache")
+
+
+def settings_of(
+    site: Site | None = None,
+    *,
+    jobs: int | None = None,
+    chunk: int | None = None,
+    shard_size: int | None = None,
+) -> Settings:
+    """How to build: what is given, else what the site file says. `chunk` counts blocks of 65,536
+    elements."""
+    said, usual = (site or load_site()).defaults, Settings()
+    blocks = chunk or said.chunk
+    return Settings(
+        jobs=jobs if jobs is not None else said.jobs or usual.jobs,
+        chunk=blocks << 16 if blocks else usual.chunk,
+        shard_size=shard_size or said.shard_size or usual.shard_size,
+    )
 
 
 def load(
@@ -43,8 +64,10 @@ def load(
     variables: Mapping[str, str] | None = None,
     sources: Mapping[str, str] | None = None,
     strict: bool = False,
+    site: Site | None = None,
 ) -> Recipe:
-    """Read a recipe. `variables` and `sources` are as for `--set` and `--source`.
+    """Read a recipe. `variables` and `sources` are as for `--set` and `--source`; `site` is that of
+    the working directory unless it is given.
 
     Raises RecipeError with every independent mistake, UsageError for overrides that fit nothing.
     """
@@ -52,6 +75,7 @@ def load(
         Path(recipe),
         variables=variables or {},
         sources=sources or {},
+        mirrors=(site or load_site()).sources,
         methods=registry(),
         strict=strict,
     )
@@ -67,6 +91,7 @@ def plan(
     cache: str | Path | None = None,
     settings: Settings | None = None,
     strict: bool = False,
+    site: Site | None = None,
     sink: Sink = silent,
 ) -> Plan:
     """Decide what building a recipe takes. Nothing is written but the memo of source digests.
@@ -74,15 +99,16 @@ def plan(
     `select` names nodes (`name`, `+name`, `name+`), default all outputs; `outputs` says where
     nodes are published, over what the recipe says. Raises MergebuildError.
     """
+    site = site or load_site()
     if not isinstance(recipe, Recipe):
-        recipe = load(recipe, variables=variables, sources=sources, strict=strict)
+        recipe = load(recipe, variables=variables, sources=sources, strict=strict, site=site)
     return make_plan(
         recipe,
-        cache=Cache(Path(cache) if cache is not None else default_cache()),
+        cache=Cache(Path(cache) if cache is not None else default_cache(site)),
         methods=registry(),
         selectors=select,
         outputs=outputs,
-        settings=settings,
+        settings=settings or settings_of(site),
         sink=sink,
     )
 
@@ -94,18 +120,20 @@ def check(
     cache: str | Path | None = None,
     settings: Settings | None = None,
     options: Options | None = None,
+    site: Site | None = None,
     sink: Sink = silent,
 ) -> Comparison:
     """Build a node that is in the cache once more, beside it, and compare the bits. Nothing is
     published. Raises MergebuildError."""
     if node not in recipe.nodes:
         raise UsageError.of(f"no node '{node}'", hint=did_you_mean(node, list(recipe.nodes)))
+    site = site or load_site()
     made = make_plan(
         recipe,
-        cache=Cache(Path(cache) if cache is not None else default_cache()),
+        cache=Cache(Path(cache) if cache is not None else default_cache(site)),
         methods=registry(),
         selectors=[node],
-        settings=settings,
+        settings=settings or settings_of(site),
         anew=[node],
         sink=sink,
     )

@@ -41,7 +41,13 @@ def run(*args: str | Path, cwd: Path, env: Mapping[str, str] | None = None) -> R
     clean = {k: v for k, v in os.environ.items() if not k.startswith("MERGEBUILD_")}
     # The repository goes first: the command tested is the one beside these tests.
     path = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
-    offline = {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "NO_COLOR": "1", "COLUMNS": "100"}
+    offline = {
+        "PYTHONPATH": path,
+        "HF_HUB_OFFLINE": "1",
+        "NO_COLOR": "1",
+        "COLUMNS": "100",
+        "XDG_CONFIG_HOME": os.devnull,
+    }
     done = subprocess.run(
         [sys.executable, "-m", "mergebuild", *map(str, args)],
         cwd=cwd,

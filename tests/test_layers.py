@@ -14,11 +14,12 @@ PACKAGE = Path(__file__).resolve().parent.parent / "mergebuild"
 
 # From the ground up. A line may import from itself and from the lines above it.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "events", "digest", "files"),
+    ("errors", "events", "digest", "files", "measures"),
     ("kernels",),
     ("methods",),
     ("expression",),
     ("recipe",),
+    ("site",),
     ("checkpoint",),
     ("graph",),
     ("cache",),
@@ -40,6 +41,7 @@ ONLY: dict[str, tuple[str, ...]] = {
     "recipe": ("methods.declaration",),
     "checkpoint": (),
     "graph": ("recipe",),
+    "site": ("recipe",),
 }
 
 # Every third party, and who may import it. "Lazily" is inside a function, so that the module can

@@ -26,6 +26,8 @@ from mergebuild.digest import BLOCK, block_digest, bytes_digest, content_digest,
 
 _SETTLED_NS: Final = 2_000_000_000
 _SMALL: Final = 1 << 20
+_TENSORS: Final = "tensors"
+_FILE: Final = "file"
 
 Progress = Callable[[int], None]
 
@@ -44,11 +46,12 @@ class _Block:
 class DigestMemo:
     """Computes digests and remembers them in the database at `path`; to be closed.
 
-    The database may be deleted, damaged, locked or read-only: then digests are computed again.
+    The database, `memo`, may be deleted, damaged, locked or read-only: then digests are computed
+    again.
     """
 
     def __init__(self, path: Path) -> None:
-        self._memo = Memo(path)
+        self.memo = Memo(path)
 
     def __enter__(self) -> Self:
         return self
@@ -62,7 +65,7 @@ class DigestMemo:
         self.close()
 
     def close(self) -> None:
-        self._memo.close()
+        self.memo.close()
 
     def tensor_digests(
         self, checkpoint: Checkpoint, *, jobs: int, progress: Progress
@@ -86,19 +89,19 @@ class DigestMemo:
             if mark.size <= _SMALL:
                 data = bytearray(mark.size)
                 read_exactly(descriptor, memoryview(data), 0, path, "its content")
-                _check_still(descriptor, path, mark)
+                check_still(descriptor, path, mark)
                 return bytes_digest(data)
-            identity = _identity(mark, "")
-            known = self._memo.get(path, identity)
+            known_as = identity(mark, "")
+            known = self.memo.get(path, _FILE, known_as)
             if known is not None and list(known) == [""]:
                 return known[""]
             blocks: list[bytes] = []
             todo = list(_blocks(0, mark.size, "its content", blocks))
             _run(descriptor, path, todo, 1, lambda _: None)
-            _check_still(descriptor, path, mark)
+            check_still(descriptor, path, mark)
         digest = file_digest(mark.size, blocks)
-        if _settled(mark, began):
-            self._memo.put(path, identity, {"": digest})
+        if settled(mark, began):
+            self.memo.put(path, _FILE, known_as, {"": digest})
         return digest
 
     def _tensors(
@@ -111,25 +114,25 @@ class DigestMemo:
     ) -> Mapping[str, str]:
         check_unchanged(file, mark)
         layout = [(t.name, t.dtype, t.shape, t.offset) for t in tensors]
-        identity = _identity(mark, bytes_digest(json.dumps(layout).encode()))
-        known = self._memo.get(file, identity)
+        known_as = identity(mark, bytes_digest(json.dumps(layout).encode()))
+        known = self.memo.get(file, _TENSORS, known_as)
         if known is not None and known.keys() == {t.name for t in tensors}:
             return known
         blocks: dict[str, list[bytes]] = {t.name: [] for t in tensors}
         with opened(file) as descriptor:
             began = time.time_ns()
-            _check_still(descriptor, file, mark)
+            check_still(descriptor, file, mark)
             todo = [
                 block
                 for t in sorted(tensors, key=lambda t: t.offset)
                 for block in _blocks(t.offset, t.nbytes, f"tensor '{t.name}'", blocks[t.name])
             ]
             _run(descriptor, file, todo, jobs, progress)
-            _check_still(descriptor, file, mark)
+            check_still(descriptor, file, mark)
         check_unchanged(file, mark)
         digests = {t.name: content_digest(t.dtype, t.shape, blocks[t.name]) for t in tensors}
-        if _settled(mark, began):
-            self._memo.put(file, identity, digests)
+        if settled(mark, began):
+            self.memo.put(file, _TENSORS, known_as, digests)
         return digests
 
 
@@ -180,19 +183,21 @@ def _run(
             raise
 
 
-def _identity(mark: Stamp, layout: str) -> str:
+def identity(mark: Stamp, layout: str) -> str:
+    """What must be as it was for a remembered digest to be true of a file."""
     return ":".join(
         map(str, (mark.device, mark.inode, mark.size, mark.mtime_ns, mark.ctime_ns, layout))
     )
 
 
-def _settled(mark: Stamp, began: int) -> bool:
+def settled(mark: Stamp, began: int) -> bool:
     """Whether a later change of the file would be seen by its times: a file that was written
     just now may change again without them."""
     return max(mark.mtime_ns, mark.ctime_ns) < began - _SETTLED_NS
 
 
-def _check_still(descriptor: int, path: Path, mark: Stamp) -> None:
+def check_still(descriptor: int, path: Path, mark: Stamp) -> None:
+    """Raises CheckpointError for an open file that changed since `mark`."""
     try:
         now = stamp(descriptor)
     except OSError as error:

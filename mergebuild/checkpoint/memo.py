@@ -1,7 +1,7 @@
 """A small database of digests by file that may be lost at any time.
 
-One row a file: its path, its identity as the caller writes it, and a JSON object. Whatever is
-wrong with the database, it just remembers nothing. Knows nothing of files or digests.
+One row a file and kind: its path, its identity as the caller writes it, and a JSON object.
+Whatever is wrong with the database, it just remembers nothing. Knows nothing of files or digests.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from mergebuild.digest import KEY_SCHEMA, fields_digest
 
 _TABLE: Final = """
 CREATE TABLE IF NOT EXISTS digests (
-    path BLOB PRIMARY KEY, identity TEXT NOT NULL, digests TEXT NOT NULL, seal TEXT NOT NULL
+    path BLOB NOT NULL, kind TEXT NOT NULL, identity TEXT NOT NULL, digests TEXT NOT NULL,
+    seal TEXT NOT NULL, PRIMARY KEY (path, kind)
 ) WITHOUT ROWID
 """
 _PATIENCE: Final = 0.5
@@ -32,17 +33,17 @@ class Memo:
         self._database: sqlite3.Connection | None = None
         self._lost = False
 
-    def get(self, file: Path, identity: str) -> Mapping[str, str] | None:
-        """What was put for a file under this identity, if it is remembered."""
+    def get(self, file: Path, kind: str, identity: str) -> Mapping[str, str] | None:
+        """What was put for a file under this kind and identity, if it is remembered."""
         if self._database is None and not self._path.exists():
             return None
         try:
             database = self._connect()
             if database is None:
                 return None
-            query = "SELECT identity, digests, seal FROM digests WHERE path = ?"
-            row = database.execute(query, (_key(file),)).fetchone()
-            if row is None or row[0] != identity or row[2] != _seal(file, identity, row[1]):
+            query = "SELECT identity, digests, seal FROM digests WHERE path = ? AND kind = ?"
+            row = database.execute(query, (_key(file), kind)).fetchone()
+            if row is None or row[0] != identity or row[2] != _seal(file, kind, identity, row[1]):
                 return None
             found: Mapping[str, str] = json.loads(row[1])
         except (sqlite3.Error, OSError):
@@ -52,15 +53,15 @@ class Memo:
             return None
         return found
 
-    def put(self, file: Path, identity: str, digests: Mapping[str, str]) -> None:
-        """Remember; replaces what was there for the file."""
+    def put(self, file: Path, kind: str, identity: str, digests: Mapping[str, str]) -> None:
+        """Remember; replaces what was there for the file and kind."""
         text = json.dumps(digests, separators=(",", ":"))
-        row = (_key(file), identity, text, _seal(file, identity, text))
+        row = (_key(file), kind, identity, text, _seal(file, kind, identity, text))
         try:
             database = self._connect()
             if database is not None:
                 with database:
-                    database.execute("INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?)", row)
+                    database.execute("INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?, ?)", row)
         except (sqlite3.Error, OSError):
             self._lost = True
 
@@ -87,7 +88,7 @@ def _open(path: Path) -> sqlite3.Connection | None:
             database.execute("PRAGMA synchronous = OFF")
             (version,) = database.execute("PRAGMA user_version").fetchone()
             if version == KEY_SCHEMA:
-                database.execute("SELECT path, identity, digests, seal FROM digests LIMIT 1")
+                database.execute("SELECT path, kind, identity, digests, seal FROM digests LIMIT 1")
                 return database
             with database:
                 database.execute("DROP TABLE IF EXISTS digests")
@@ -118,5 +119,8 @@ def _key(file: Path) -> bytes:
     return os.fsencode(os.path.abspath(file))
 
 
-def _seal(file: Path, identity: str, text: str) -> str:
-    return fields_digest("memo", [("path", _key(file)), ("identity", identity), ("digests", text)])
+def _seal(file: Path, kind: str, identity: str, text: str) -> str:
+    return fields_digest(
+        "memo",
+        [("path", _key(file)), ("kind", kind), ("identity", identity), ("digests", text)],
+    )

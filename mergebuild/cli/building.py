@@ -20,6 +20,7 @@ from mergebuild.cli.options import (
     Nodes,
     Outputs,
     RecipeFile,
+    ShardSize,
     Sources,
     Strict,
     Variables,
@@ -40,8 +41,9 @@ from mergebuild.console.plans import (
 from mergebuild.engine import Options
 from mergebuild.errors import UsageError, did_you_mean
 from mergebuild.events import BuildFinished, Sink, Warned, silent
-from mergebuild.plan import Plan, Settings
+from mergebuild.plan import Plan
 from mergebuild.recipe import Recipe
+from mergebuild.site import Site, load_site
 
 STALE = 3
 DIFFERENT = 1
@@ -55,16 +57,21 @@ def _plan(
     out: Sequence[str] | None,
     cache: Path | None,
     strict: bool,
-    settings: Settings,
+    jobs: int | None = None,
+    chunk: int | None = None,
+    shard_size: str | None = None,
     sink: Sink = silent,
 ) -> Plan:
-    loaded = _load(recipe, variables, sources, strict, sink)
+    site = load_site()
+    size = byte_size(shard_size) if shard_size is not None else None
+    loaded = _load(recipe, variables, sources, strict, site, sink)
     return api.plan(
         loaded,
         select=nodes or (),
         outputs=places(out, list(loaded.outputs)),
         cache=cache,
-        settings=settings,
+        settings=api.settings_of(site, jobs=jobs, chunk=chunk, shard_size=size),
+        site=site,
         sink=sink,
     )
 
@@ -74,6 +81,7 @@ def _load(
     variables: Sequence[str] | None,
     sources: Sequence[str] | None,
     strict: bool,
+    site: Site,
     sink: Sink,
 ) -> Recipe:
     loaded = api.load(
@@ -81,6 +89,7 @@ def _load(
         variables=pairs("--set", variables),
         sources={name: _here(place) for name, place in pairs("--source", sources).items()},
         strict=strict,
+        site=site,
     )
     for warning in loaded.warnings:
         sink(Warned(warning.render("warning")))
@@ -101,13 +110,12 @@ def build(
     source: Sources = None,
     out: Outputs = None,
     cache: CacheFolder = None,
-    jobs: Jobs = 0,
+    jobs: Jobs = None,
     chunk: Annotated[
-        int, typer.Option(min=1, help="Blocks of 65,536 elements evaluated at a time.")
-    ] = 2,
-    shard_size: Annotated[
-        str, typer.Option(metavar="SIZE", help="Largest file of weights.")
-    ] = "5GB",
+        int | None,
+        typer.Option(min=1, help="Blocks of 65,536 elements evaluated at a time (default 2)."),
+    ] = None,
+    shard_size: ShardSize = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace folders that mergebuild did not write.")
     ] = False,
@@ -124,18 +132,21 @@ def build(
     json_: Json = False,
 ) -> None:
     """Bring the outputs, or the given nodes, up to date; do nothing that was done before."""
-    settings = Settings(jobs, chunk << 16, byte_size(shard_size))
     if check is not None:
-        loaded = _load(recipe, set_, source, strict, silent)
+        site = load_site()
+        loaded = _load(recipe, set_, source, strict, site, silent)
         options = Options(force, allow_nonfinite)
-        result = api.check(loaded, check, cache=cache, settings=settings, options=options)
+        settings = api.settings_of(site, jobs=jobs, chunk=chunk)
+        result = api.check(
+            loaded, check, cache=cache, settings=settings, options=options, site=site
+        )
         typer.echo(json.dumps(asdict(result)) if json_ else comparison_text(check, result))
         if result.different:
             raise typer.Exit(DIFFERENT)
         return
     with ExitStack() as stack:
         sink = event_sink(stack, json_)
-        plan = _plan(recipe, nodes, set_, source, out, cache, strict, settings, sink)
+        plan = _plan(recipe, nodes, set_, source, out, cache, strict, jobs, chunk, shard_size, sink)
         homeless = [name for name in plan.targets if plan.recipe.outputs.get(name, Path()) is None]
         for name in homeless:
             if plan.nodes[name].output is None:
@@ -167,17 +178,14 @@ def plan(
     source: Sources = None,
     out: Outputs = None,
     cache: CacheFolder = None,
-    jobs: Jobs = 0,
-    shard_size: Annotated[
-        str, typer.Option(metavar="SIZE", help="Largest file of weights.")
-    ] = "5GB",
+    jobs: Jobs = None,
+    shard_size: ShardSize = None,
     strict: Strict = False,
     json_: Json = False,
 ) -> None:
     """Show what a build would do, and what it would read, write and need."""
-    settings = Settings(jobs, shard_size=byte_size(shard_size))
     sink = plain_sink(complain)
-    made = _plan(recipe, nodes, set_, source, out, cache, strict, settings, sink)
+    made = _plan(recipe, nodes, set_, source, out, cache, strict, jobs, None, shard_size, sink)
     typer.echo(json.dumps(plan_json(made), indent=1) if json_ else plan_text(made))
 
 
@@ -193,7 +201,7 @@ def explain(
 ) -> None:
     """Say why nodes are stale, or what a tensor's key is made of."""
     sink = plain_sink(complain)
-    made = _plan(recipe, None, set_, source, out, cache, strict, Settings(), sink)
+    made = _plan(recipe, None, set_, source, out, cache, strict, sink=sink)
     if node is None:
         typer.echo("\n\n".join(explain_node(made, name) for name in made.nodes))
         return
@@ -227,7 +235,7 @@ def status(
 ) -> None:
     """Show what is fresh and what is stale."""
     sink = plain_sink(complain)
-    made = _plan(recipe, None, set_, source, out, cache, strict, Settings(), sink)
+    made = _plan(recipe, None, set_, source, out, cache, strict, sink=sink)
     typer.echo(json.dumps(plan_json(made), indent=1) if json_ else status_text(made))
     if verify:
         places = [node.output.path for node in made.nodes.values() if node.output is not None]

@@ -27,7 +27,6 @@ from mergebuild.cli.options import (
 from mergebuild.cli.sinks import event_sink
 from mergebuild.console.cache import cache_json, cache_text, sweep_json, sweep_text, verdicts_text
 from mergebuild.errors import UsageError
-from mergebuild.plan import Settings
 
 DAMAGED = 1
 
@@ -58,7 +57,7 @@ def verify_checkpoints(
     ] = None,
     set_: Variables = None,
     cache: CacheFolder = None,
-    jobs: Jobs = 0,
+    jobs: Jobs = None,
     json_: Json = False,
 ) -> None:
     """Read checkpoints whole, and set aside those that are not what was written."""
@@ -75,7 +74,7 @@ def verify_checkpoints(
     with ExitStack() as stack:
         sink = event_sink(stack, json_)
         verdicts = verify_cache(
-            place, list(dict.fromkeys(chosen)), jobs=Settings(jobs).threads, sink=sink
+            place, list(dict.fromkeys(chosen)), jobs=api.settings_of(jobs=jobs).threads, sink=sink
         )
     if not json_:
         typer.echo(verdicts_text(verdicts))
@@ -85,13 +84,15 @@ def verify_checkpoints(
 
 def verify(
     folders: Annotated[list[Path], typer.Argument(help="Folders that were published.")],
-    jobs: Jobs = 0,
+    jobs: Jobs = None,
     json_: Json = False,
 ) -> None:
     """Read published checkpoints whole, and tell what differs from what was built."""
     with ExitStack() as stack:
         sink = event_sink(stack, json_)
-        verdicts = [verify_folder(f, jobs=Settings(jobs).threads, sink=sink) for f in folders]
+        verdicts = [
+            verify_folder(f, jobs=api.settings_of(jobs=jobs).threads, sink=sink) for f in folders
+        ]
     if not json_:
         typer.echo(verdicts_text(verdicts))
     if any(verdict.differences for verdict in verdicts):

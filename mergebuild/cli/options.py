@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
@@ -11,6 +11,7 @@ import typer
 import mergebuild.api as api
 from mergebuild.cache import Cache
 from mergebuild.errors import UsageError
+from mergebuild.measures import parse_size, parse_time
 
 RecipeFile: TypeAlias = Annotated[Path, typer.Argument(help="A recipe or a mergekit file.")]
 Nodes: TypeAlias = Annotated[
@@ -31,44 +32,37 @@ Outputs: TypeAlias = Annotated[
 CacheFolder: TypeAlias = Annotated[
     Path | None,
     typer.Option(
-        "--cache", metavar="DIR", help="The cache (default: $MERGEBUILD_CACHE or cache/)."
+        "--cache",
+        metavar="DIR",
+        help="The cache (default: $MERGEBUILD_CACHE, the site file's, or cache/).",
     ),
 ]
 Strict: TypeAlias = Annotated[
     bool, typer.Option("--strict", help="Unknown parameters are errors in mergekit files too.")
 ]
 Jobs: TypeAlias = Annotated[
-    int, typer.Option("--jobs", "-j", min=0, help="Threads (default 0: one a core).")
+    int | None, typer.Option("--jobs", "-j", min=0, help="Threads (default 0: one a core).")
+]
+ShardSize: TypeAlias = Annotated[
+    str | None, typer.Option(metavar="SIZE", help="Largest file of weights (default 5GB).")
 ]
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Write JSON to standard output.")]
-
-_UNITS = {"KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "B": 1}
-_TIMES = {"s": 1, "min": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
 def byte_size(text: str) -> int:
     """A size in bytes: a number with kB, MB, GB or without. Raises UsageError."""
-    return int(_measure(text.upper(), _UNITS, f"'{text}' is not a size", "5GB or 500MB"))
+    size = parse_size(text)
+    if size is None:
+        raise UsageError.of(f"'{text}' is not a size", hint="write it like 5GB or 500MB")
+    return size
 
 
 def time_span(text: str) -> float:
     """A time in seconds: a number with s, min, h, d or w. Raises UsageError."""
-    return _measure(text, _TIMES, f"'{text}' is not a time", "30d or 12h")
-
-
-def _measure(text: str, units: Mapping[str, int], complaint: str, example: str) -> float:
-    number, scale = text.strip(), 1
-    for unit, factor in units.items():
-        if number.endswith(unit):
-            number, scale = number.removesuffix(unit), factor
-            break
-    try:
-        measured = float(number) * scale
-    except ValueError:
-        measured = 0.0
-    if not 1 <= measured < 1 << 62:
-        raise UsageError.of(complaint, hint=f"write it like {example}")
-    return measured
+    span = parse_time(text)
+    if span is None:
+        raise UsageError.of(f"'{text}' is not a time", hint="write it like 30d or 12h")
+    return span
 
 
 def the_cache(given: Path | None) -> Cache:

@@ -6,13 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from mergebuild.errors import Location, Problem, RecipeError
+from mergebuild.errors import Location
 from mergebuild.methods.declaration import Method
 from mergebuild.recipe import mergekit, native
 from mergebuild.recipe.context import Context
 from mergebuild.recipe.model import Recipe
+from mergebuild.recipe.overrides import Overrides
+from mergebuild.recipe.text import read_text
 from mergebuild.recipe.tree import Fields, Tree
-from mergebuild.recipe.yaml_tree import MOST_CHARACTERS, parse, report_repeated
+from mergebuild.recipe.yaml_tree import parse, report_repeated
 
 _NONE: Mapping[str, str] = MappingProxyType({})
 
@@ -22,26 +24,20 @@ def load_recipe(
     *,
     variables: Mapping[str, str] = _NONE,
     sources: Mapping[str, str] = _NONE,
+    mirrors: Mapping[str, str] = _NONE,
     methods: Mapping[str, Method],
     strict: bool = False,
 ) -> Recipe:
     """The recipe in a file. Raises as `parse_recipe` does, and RecipeError if it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(4 * MOST_CHARACTERS + 4)
-    except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or str(error)
-        raise RecipeError(Problem(f"cannot read the recipe '{path}': {why.lower()}")) from None
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        before = data[: error.start]
-        column = error.start - (before.rfind(b"\n") + 1) + 1
-        at = Location(str(path), before.count(b"\n") + 1, column)
-        said = "the file is not text in UTF-8"
-        raise RecipeError(Problem(said, at, "is this a recipe?")) from None
+    text = read_text(path, "the recipe")
     return parse_recipe(
-        text, path, variables=variables, sources=sources, methods=methods, strict=strict
+        text,
+        path,
+        variables=variables,
+        sources=sources,
+        mirrors=mirrors,
+        methods=methods,
+        strict=strict,
     )
 
 
@@ -51,13 +47,15 @@ def parse_recipe(
     *,
     variables: Mapping[str, str] = _NONE,
     sources: Mapping[str, str] = _NONE,
+    mirrors: Mapping[str, str] = _NONE,
     methods: Mapping[str, Method],
     strict: bool = False,
 ) -> Recipe:
     """The recipe that a text says; `path` is where it stands, for messages and relative paths.
 
     `variables` replace the recipe's `vars` (YAML scalars or flow lists), `sources` its sources by
-    alias or by what is written. `strict` makes unknown parameters errors in mergekit files too.
+    alias or by what is written, and `mirrors` those of them that it has. `strict` makes unknown
+    parameters errors in mergekit files too.
     Raises RecipeError with every independent mistake, UsageError for overrides that do not fit.
     """
     ctx = Context(strict=strict)
@@ -66,7 +64,7 @@ def parse_recipe(
     if not documents:
         hint = "see 'mergebuild init' for a recipe to start from"
         ctx.fatal("the recipe is empty", start, hint)
-    overrides = (variables, sources)
+    overrides = Overrides(variables, sources, mirrors)
     first = documents[0]
     if any("mergebuild" in _keys(document) for document in documents):
         if len(documents) > 1:

@@ -14,6 +14,7 @@ from mergebuild.methods.declaration import Method
 from mergebuild.recipe import fields, names, node, references, validate
 from mergebuild.recipe.context import Context, in_order
 from mergebuild.recipe.model import Node, Recipe
+from mergebuild.recipe.overrides import Overrides
 from mergebuild.recipe.tree import Fields, Tree
 
 _NATIVE_HINT: Final = "only native recipes have this key: add 'mergebuild: 1' and 'nodes:'"
@@ -24,17 +25,17 @@ def read(
     documents: list[Tree],
     text: str,
     path: Path,
-    overrides: tuple[Mapping[str, str], Mapping[str, str]],
+    overrides: Overrides,
     methods: Mapping[str, Method],
     ctx: Context,
 ) -> Recipe:
-    """`overrides` are those of variables, of which there are none here, and of sources."""
-    if overrides[0]:
-        name, value = next(iter(overrides[0].items()))
+    """The recipe of a file's documents, which have no variables to override."""
+    if overrides.variables:
+        name, value = next(iter(overrides.variables.items()))
         hint = "variables belong to native recipes: 'mergebuild: 1' with 'vars:'"
         raise UsageError.of(f"--set {name}={value}: a mergekit file has no variables", hint=hint)
     named, unnamed = _named(documents, path, ctx)
-    known = references.Names(nodes=dict.fromkeys(named), overrides=overrides[1])
+    known = references.names(named, overrides)
     nodes: dict[str, Node] = {}
     for name, document in named.items():
         about = ctx.within(name)

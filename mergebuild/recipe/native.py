@@ -14,6 +14,7 @@ from mergebuild.methods.declaration import Method
 from mergebuild.recipe import fields, names, node, references, validate, variables
 from mergebuild.recipe.context import Context, in_order, shown
 from mergebuild.recipe.model import Node, Recipe
+from mergebuild.recipe.overrides import Overrides
 from mergebuild.recipe.tree import Entry, Fields, Items, Leaf, Tree
 
 VERSION: Final = 1
@@ -24,16 +25,16 @@ def read(
     document: Fields,
     text: str,
     path: Path,
-    overrides: tuple[Mapping[str, str], Mapping[str, str]],
+    overrides: Overrides,
     methods: Mapping[str, Method],
     ctx: Context,
 ) -> Recipe:
-    """`overrides` are those of variables and of sources."""
+    """The recipe of a document that says its version."""
     _check_version(document.entries["mergebuild"], ctx)
     keys = fields.entries(document, "the recipe", ctx, KEYS)
-    keys = _substituted(keys, overrides[0], ctx)
+    keys = _substituted(keys, overrides.variables, ctx)
     bodies = _bodies(keys, document, ctx)
-    known = references.Names(nodes=dict.fromkeys(bodies), overrides=overrides[1])
+    known = references.names(bodies, overrides)
     if "sources" in keys:
         known.aliases = references.aliases(keys["sources"].value, bodies, known, ctx)
     seed = fields.whole(keys["seed"].value, "'seed'", ctx) if "seed" in keys else None

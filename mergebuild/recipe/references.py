@@ -14,6 +14,7 @@ from mergebuild.errors import Location, Problem, UsageError, did_you_mean, neare
 from mergebuild.recipe import fields
 from mergebuild.recipe.context import Context, shown
 from mergebuild.recipe.model import ModelRef, NodeRef, Source
+from mergebuild.recipe.overrides import Overrides
 from mergebuild.recipe.tree import Entry, Leaf, Tree
 
 _MAPPING_HINT = "write {model: {path: ..., revision: ...}, lora: {path: ...}}"
@@ -21,11 +22,15 @@ _MAPPING_HINT = "write {model: {path: ..., revision: ...}, lora: {path: ...}}"
 
 @dataclass(slots=True)
 class Names:
-    """What a reference can mean, and which aliases and overrides have been met so far."""
+    """What a reference can mean, and which aliases and overrides have been met so far.
+
+    `mirrors` are overrides that give way to the others, and that need not be met.
+    """
 
     nodes: Collection[str] = ()
     aliases: Mapping[str, Source] = field(default_factory=dict)
     overrides: Mapping[str, str] = field(default_factory=dict)
+    mirrors: Mapping[str, str] = field(default_factory=dict)
     met_aliases: set[str] = field(default_factory=set)
     met_overrides: set[str] = field(default_factory=set)
     literals: dict[str, None] = field(default_factory=dict)
@@ -46,6 +51,11 @@ class Names:
             )
 
 
+def names(nodes: Collection[str], overrides: Overrides) -> Names:
+    """What a reference can mean in a recipe of these nodes, before its aliases are read."""
+    return Names(nodes=dict.fromkeys(nodes), overrides=overrides.sources, mirrors=overrides.mirrors)
+
+
 def resolve(tree: Tree, what: str, names: Names, ctx: Context) -> ModelRef:
     """The model that a model field names; after a mistake, a stand-in under the same text."""
     found = _read(tree, what, ctx)
@@ -55,7 +65,7 @@ def resolve(tree: Tree, what: str, names: Names, ctx: Context) -> ModelRef:
         return NodeRef(found.name, tree.at)
     if found.lora is None:
         return _known(found, "a model", names, ctx) or found
-    if found.name in names.overrides:
+    if found.name in names.overrides or found.name in names.mirrors:
         return overridden(replace(found, lora=None), names)
     model = _known(replace(found, lora=None), "a model", names, ctx)
     lora = _known(found.lora, "a LoRA", names, ctx)
@@ -140,20 +150,25 @@ def _aliased(name: str, source: Source, entry: Entry, names: Names) -> Source:
         names.met_overrides.add(name)
         lora = overridden(source.lora, names) if source.lora else None
         return _replacement(names.overrides[name], replace(source, lora=lora, name=name))
+    if name in names.mirrors:
+        lora = overridden(source.lora, names) if source.lora else None
+        return _replacement(names.mirrors[name], replace(source, lora=lora, name=name))
     return replace(overridden(source, names), name=name, at=entry.value.at)
 
 
 def overridden(source: Source, names: Names) -> Source:
-    """A literal source with `--source` applied to it and to its LoRA."""
+    """A literal source with `--source`, else a mirror, applied to it and to its LoRA."""
     if source.lora is not None:
         source = replace(source, lora=overridden(source.lora, names))
     at_revision = f"{source.place}@{source.revision}" if source.revision else source.place
-    for spelling in dict.fromkeys((source.name, at_revision, source.place)):
+    spellings = dict.fromkeys((source.name, at_revision, source.place))
+    for spelling in spellings:
         names.literals[spelling] = None
         if spelling in names.overrides:
             names.met_overrides.add(spelling)
             return _replacement(names.overrides[spelling], source)
-    return source
+    mirror = next((names.mirrors[s] for s in spellings if s in names.mirrors), None)
+    return source if mirror is None else _replacement(mirror, source)
 
 
 def _replacement(text: str, source: Source) -> Source:
