@@ -241,7 +241,6 @@ BROKEN: dict[str, tuple[Callable[[Path], Path], str, str | None]] = {
     "two models": (_saved({"model": {"w": BASE}, "module": {}}), "tensor 'model': it is no", None),
     "numbered": (_saved({0: BASE}), "the key 0", None),
     "no tensors": (_saved({}), "holds no tensors", None),
-    "fp8": (_saved({"w": BASE.to(torch.float8_e4m3fn)}), "is quantised (tensor 'w' is fp8)", None),
     "conjugated": (_saved({"w": torch.zeros(2, dtype=torch.complex64).conj()}), "conjugated", None),
     "complex128": (_saved({"w": BASE.to(torch.complex128)}), "'torch.ComplexDoubleStorage'", None),
     "a module": (_saved(nn.Linear(1, 1)), "'torch.nn.modules.linear.Linear'", "no code is ever"),

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -180,10 +179,6 @@ BROKEN: dict[str, tuple[Callable[[Path], object], str, str | None]] = {
     "dangling": (
         lambda d: (d / "model.safetensors").symlink_to("gone"), "no such file or directory", None,
     ),
-    "fp8 codes": (
-        lambda d: save(d / "model.safetensors", "a", dtype=torch.float8_e4m3fn),
-        "is quantised (tensor 'a' is fp8)", "fp8 checkpoints are not supported yet",
-    ),
     "gptq codes": (
         lambda d: save(d / "model.safetensors", "a.qweight"), "is quantised (gptq or awq", "use",
     ),
@@ -220,32 +215,6 @@ def test_broken_file(name: str, message: str, tmp_path: Path) -> None:
         (tmp_path / file).touch()
     with pytest.raises(CheckpointError, match=message):
         opened(tmp_path / name)
-
-
-@pytest.mark.parametrize(
-    ("said", "kind"),
-    [
-        ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "gptq"),
-        ({"quantization_config": {"quant_method": "awq"}}, "awq"),
-        ({"quantization_config": {"load_in_4bit": True}}, "bitsandbytes"),
-        ({"quantization_config": {"quant_method": "fp8"}}, "fp8"),
-        ({"quantization_config": {"what": 1}}, "unknown"),
-        ({"text_config": {"quantization_config": {"quant_method": "hqq"}}}, "hqq"),
-        ({"quantization_config": None}, None),
-        ({"quantization_config": {}}, None),
-        ({"text_config": []}, None),
-    ],
-)
-def test_quantised(said: Mapping[str, Any], kind: str | None, tmp_path: Path) -> None:
-    save(tmp_path / "model.safetensors", "a")
-    write(tmp_path, config__json=json.dumps(said))
-    if kind is None:
-        assert opened(tmp_path).config == said
-        return
-    with pytest.raises(CheckpointError, match="is quantised") as caught:
-        opened(tmp_path)
-    assert f"({kind})" in caught.value.problems[0].message
-    assert caught.value.problems[0].hint
 
 
 def test_side_files(tmp_path: Path) -> None:

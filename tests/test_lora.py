@@ -16,7 +16,7 @@ from torch import Tensor
 
 import mergebuild as mb
 from mergebuild.checkpoint.adapter import open_adapter
-from mergebuild.checkpoint.lora import LowRank, adapt, low_rank_key
+from mergebuild.checkpoint.lora import LowRank, adapt
 from mergebuild.checkpoint.reader import Files
 from mergebuild.checkpoint.source import open_checkpoint
 from mergebuild.engine.derived import Derivations
@@ -198,9 +198,8 @@ def test_prefixes_differ(case: str, tmp_path: Path) -> None:
     (tmp_path / "base").mkdir()
     save_file({f"{here}.weight": torch.zeros(4, 3)}, tmp_path / "base" / "model.safetensors")
     tensors = pair(there, 4, 3)
-    adapted = adapt(
-        open_checkpoint(tmp_path / "base", "x"), open_adapter(adapter(tmp_path / "lora", tensors))
-    )
+    model = open_checkpoint(tmp_path / "base", "x")
+    adapted = adapt(model, {}, open_adapter(adapter(tmp_path / "lora", tensors)))
     assert list(adapted.derived) == [f"{here}.weight"]
     (note,) = adapted.notes
     assert "in the adapter is '" in note
@@ -278,12 +277,12 @@ def test_golden_key(tmp_path: Path) -> None:
     a, b = replace(info, name="a"), replace(info, name="b")
     tensor = LowRank(info, a, b, 3.0, False)
     keys = {info: "0" * 32, a: "1" * 32, b: "2" * 32}
-    assert low_rank_key(tensor, keys) == "49e883b44472004376ff83179ab9b3fa"
+    assert tensor.key(keys) == "49e883b44472004376ff83179ab9b3fa"
     others = [
         replace(tensor, scale=2.0), replace(tensor, transposed=True), replace(tensor, a=b),
         replace(tensor, b=a), replace(tensor, weight=a),
     ]  # fmt: skip
-    assert len({low_rank_key(one, keys) for one in [tensor, *others]}) == 6
+    assert len({one.key(keys) for one in [tensor, *others]}) == 6
 
 
 @pytest.mark.parametrize("elements", [1, 5, 16, 48, 1 << 17])
@@ -295,7 +294,7 @@ def test_any_blocks_and_any_reads(
     adapter(tmp_path / "lora")
     monkeypatch.setattr(lowrank, "_ELEMENTS", elements)
     model = open_checkpoint(tmp_path / "base", "x")
-    derived = adapt(model, open_adapter(tmp_path / "lora")).derived[f"{Q}.weight"]
+    derived = adapt(model, {}, open_adapter(tmp_path / "lora")).derived[f"{Q}.weight"]
     a, b = pair(Q).values()
     expected = exact(base[f"{Q}.weight"], a, b, 3.0).flatten()
     with Files() as files:

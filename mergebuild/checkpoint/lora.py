@@ -13,13 +13,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Final
+from typing import Final, TypeAlias
 
 from mergebuild.checkpoint.adapter import Adapter, Delta, some
 from mergebuild.checkpoint.dtypes import is_floating
 from mergebuild.checkpoint.header import TensorInfo
+from mergebuild.checkpoint.scaled import Scaled
 from mergebuild.checkpoint.source import Checkpoint
-from mergebuild.digest import fields_digest
+from mergebuild.digest import FieldValue, fields_digest
 from mergebuild.errors import CheckpointError
 
 VERSION: Final = 1
@@ -42,11 +43,43 @@ _PREFIXES: Final = (
 class LowRank:
     """A tensor that is `weight` + `scale`·B·A, of the weight's shape, in float32."""
 
-    weight: TensorInfo
+    weight: TensorInfo | Scaled
     a: TensorInfo
     b: TensorInfo
     scale: float
     transposed: bool
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.weight.shape
+
+    @property
+    def dtype(self) -> str:
+        return DTYPE
+
+    @property
+    def counts_as(self) -> str:
+        """The dtype of the weight that the adapter is for."""
+        return self.weight.counts_as if isinstance(self.weight, Scaled) else self.weight.dtype
+
+    def key(self, keys: Mapping[TensorInfo, str]) -> str:
+        """Its tensor key, from those of what it is made of."""
+        own = self.weight
+        fields: list[tuple[str, FieldValue]] = [
+            ("operation", "lora"),
+            ("version", VERSION),
+            ("weight", own.key(keys) if isinstance(own, Scaled) else keys[own]),
+            ("a", keys[self.a]),
+            ("b", keys[self.b]),
+            ("scale", self.scale),
+            ("transposed", self.transposed),
+        ]
+        return fields_digest("derived", fields)
+
+
+Derived: TypeAlias = LowRank | Scaled
+"""A tensor that lies in no file, but follows from some that do. Each says its shape, the dtype that
+it is read in, the one that it counts as, and its key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,22 +88,28 @@ class Adapted:
     adapter's, `derived` the others; `notes` say what the user should know."""
 
     checkpoint: Checkpoint
-    derived: Mapping[str, LowRank]
+    derived: Mapping[str, Derived]
     notes: tuple[str, ...]
 
 
-def adapt(model: Checkpoint, adapter: Adapter) -> Adapted:
-    """Fit an adapter to its model. Raises CheckpointError where they do not fit."""
-    old, new = _prefix(model, adapter)
+def adapt(model: Checkpoint, scaled: Mapping[str, Scaled], adapter: Adapter) -> Adapted:
+    """Fit an adapter to its model, whose tensors are its stored ones and those in `scaled`.
+
+    Raises CheckpointError where they do not fit.
+    """
+    there: dict[str, TensorInfo | Scaled] = {**model.tensors, **scaled}
+    old, new = _prefix(there, adapter)
     stored = dict(model.tensors)
+    derived: dict[str, Derived] = dict(scaled)
     for name, tensor in adapter.saved.items():
         own = _renamed(name, old, new)
-        _check_saved(adapter, tensor, stored[own])
-        stored[own] = tensor
-    derived: dict[str, LowRank] = {}
+        _check_saved(adapter, tensor, there[own])
+        derived.pop(own, None)
+        there[own] = stored[own] = tensor
     for name, delta in adapter.deltas.items():
         own = _renamed(name, old, new)
-        derived[own] = _low_rank(adapter, delta, stored.pop(own))
+        derived[own] = _low_rank(adapter, delta, there[own])
+        stored.pop(own, None)
     notes = [f"'{old}' in the adapter is '{new}' in the model"] if old != new else []
     checkpoint = replace(
         model,
@@ -81,30 +120,14 @@ def adapt(model: Checkpoint, adapter: Adapter) -> Adapted:
     return Adapted(checkpoint, dict(sorted(derived.items())), tuple(notes))
 
 
-def low_rank_key(tensor: LowRank, keys: Mapping[TensorInfo, str]) -> str:
-    """The key of a derived tensor, from those of what it is made of."""
-    return fields_digest(
-        "derived",
-        [
-            ("operation", "lora"),
-            ("version", VERSION),
-            ("weight", keys[tensor.weight]),
-            ("a", keys[tensor.a]),
-            ("b", keys[tensor.b]),
-            ("scale", tensor.scale),
-            ("transposed", tensor.transposed),
-        ],
-    )
-
-
-def _prefix(model: Checkpoint, adapter: Adapter) -> tuple[str, str]:
+def _prefix(tensors: Collection[str], adapter: Adapter) -> tuple[str, str]:
     """The first rule of `_PREFIXES` under which everything in the adapter is in the model."""
     wanted = [*adapter.deltas, *adapter.saved]
     for old, new in _PREFIXES:
         renamed = {_renamed(name, old, new) for name in wanted}
-        if renamed <= model.tensors.keys() and len(renamed) == len(set(wanted)):
+        if renamed.issubset(tensors) and len(renamed) == len(set(wanted)):
             return old, new
-    raise _no_match(model.tensors, adapter, wanted)
+    raise _no_match(tensors, adapter, wanted)
 
 
 def _renamed(name: str, old: str, new: str) -> str:
@@ -126,7 +149,7 @@ def _no_match(tensors: Collection[str], adapter: Adapter, wanted: list[str]) -> 
     return CheckpointError.of(message, hint=hint)
 
 
-def _check_saved(adapter: Adapter, tensor: TensorInfo, own: TensorInfo) -> None:
+def _check_saved(adapter: Adapter, tensor: TensorInfo, own: TensorInfo | Scaled) -> None:
     if tensor.shape != own.shape:
         raise CheckpointError.of(
             f"'{adapter.path}': tensor '{tensor.name}' is {list(tensor.shape)}, but "
@@ -135,7 +158,7 @@ def _check_saved(adapter: Adapter, tensor: TensorInfo, own: TensorInfo) -> None:
         )
 
 
-def _low_rank(adapter: Adapter, delta: Delta, weight: TensorInfo) -> LowRank:
+def _low_rank(adapter: Adapter, delta: Delta, weight: TensorInfo | Scaled) -> LowRank:
     rows, columns = delta.b.shape[0], prod(delta.a.shape[1:])
     straight = weight.shape == (rows, *delta.a.shape[1:])
     across = weight.shape == (columns, rows)

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any, Final
 
 from mergebuild.checkpoint.regular import parse_object, read_small, unreadable
-from mergebuild.errors import CheckpointError
 
 CONFIG: Final = "config.json"
 TEMPLATES: Final = "additional_chat_templates"
@@ -30,10 +29,6 @@ _CARRIED: Final = re.compile(
 )
 _TEMPLATE: Final = re.compile(r"[^.].*\.jinja")
 _CODE: Final = re.compile(r"[^.].*\.py")
-_HINTS: Final = {
-    "fp8": "fp8 checkpoints are not supported yet; use the bfloat16 original",
-    "unknown": "use the checkpoint that it was made from",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,32 +83,6 @@ def is_code(name: str) -> bool:
 def runs_code(config: Mapping[str, Any] | None) -> bool:
     """Whether a config refers to code of its own."""
     return config is not None and bool(config.get("auto_map"))
-
-
-def quantisation(config: Mapping[str, Any] | None) -> str | None:
-    """How the config says that weights are quantised, None if it does not."""
-    for section in (config, (config or {}).get("text_config")):
-        if not isinstance(section, Mapping):
-            continue
-        for key in ("quantization_config", "compression_config"):
-            said = section.get(key)
-            if isinstance(said, Mapping) and said:
-                return _kind(said)
-    return None
-
-
-def refuse_quantised(path: Path, kind: str) -> CheckpointError:
-    hint = _HINTS["fp8"] if "fp8" in kind else _HINTS["unknown"]
-    return CheckpointError.of(f"'{path}' is quantised ({kind})", hint=hint)
-
-
-def _kind(said: Mapping[str, Any]) -> str:
-    method = said.get("quant_method")
-    if isinstance(method, str) and method:
-        return method[:40]
-    if said.get("load_in_4bit") or said.get("load_in_8bit"):
-        return "bitsandbytes"
-    return "unknown"
 
 
 def _templates(directory: Path) -> Iterator[str]:

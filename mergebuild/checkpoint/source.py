@@ -8,24 +8,22 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from mergebuild.checkpoint.card import card_metadata
-from mergebuild.checkpoint.dtypes import is_float8
 from mergebuild.checkpoint.header import TensorInfo, read_header
 from mergebuild.checkpoint.pickled import SUFFIXES, read_pickled
+from mergebuild.checkpoint.quantisation import quantisation, refuse_quantised
 from mergebuild.checkpoint.reader import changed
 from mergebuild.checkpoint.regular import Stamp, opened, stamp, unreadable
 from mergebuild.checkpoint.shards import Weights, check_index, check_single, find_weights
 from mergebuild.checkpoint.side_files import (
     CONFIG,
     SideFile,
-    quantisation,
     read_config,
-    refuse_quantised,
     side_files,
 )
 from mergebuild.errors import CheckpointError
@@ -38,7 +36,10 @@ _QUANTISED: Final = (
     (".quant_state.bitsandbytes__nf4", "bitsandbytes"),
     (".quant_state.bitsandbytes__fp4", "bitsandbytes"),
     (".SCB", "bitsandbytes"),
+    (".weight_packed", "compressed-tensors"),
+    ("_proj_blocks", "mxfp4"),
 )
+"""Ends of the names of codes, where no config tells of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,8 +93,7 @@ def _open(
     name: str, path: Path, directory: Path, weights: Weights, names: Collection[str]
 ) -> Checkpoint:
     text, config = read_config(directory / CONFIG) if CONFIG in names else (None, None)
-    if kind := quantisation(config):
-        raise refuse_quantised(path, kind)
+    quantisation(config, path)
     files = tuple(directory / file for file in weights.files)
     stamps: dict[Path, Stamp] = {}
     tensors: dict[str, TensorInfo] = {}
@@ -145,11 +145,9 @@ def _read_into(tensors: dict[str, TensorInfo], file: Path) -> Stamp:
     return mark
 
 
-def _refuse_codes(path: Path, tensors: Mapping[str, TensorInfo]) -> None:
+def _refuse_codes(path: Path, tensors: Iterable[str]) -> None:
     """Refuse quantised weights that no config tells of: their raw codes cannot be merged."""
-    for name, tensor in tensors.items():
-        if is_float8(tensor.dtype):
-            raise refuse_quantised(path, f"tensor '{name}' is fp8")
+    for name in tensors:
         for suffix, kind in _QUANTISED:
             if name.endswith(suffix):
                 raise refuse_quantised(path, f"{kind}, by tensor '{name}'")

@@ -1,49 +1,71 @@
 """Reading tensors of a source that lie in no file, but follow from some that do.
 
-A view that is evaluated where it is read, by blocks of rows: nothing of it is written, and memory
-stays that of a block and of the adapter's two factors. Knows no methods and no nodes.
+Views that are evaluated where they are read, by blocks of rows: nothing of them is written, and
+memory stays that of a block and of what goes with every row (the two factors of a LoRA, the scales
+of a quantised weight). Knows no methods and no nodes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from math import prod
 from threading import Lock
-from typing import TYPE_CHECKING
+from typing import TypeAlias
 
 from mergebuild.checkpoint.dtypes import itemsize
 from mergebuild.checkpoint.header import TensorInfo
-from mergebuild.checkpoint.lora import DTYPE, LowRank
+from mergebuild.checkpoint.lora import DTYPE, Derived, LowRank
 from mergebuild.checkpoint.reader import Files, Reader
+from mergebuild.checkpoint.scaled import Scaled
 
-if TYPE_CHECKING:
-    from mergebuild.kernels.torch.lowrank import LowRankSum
+Evaluate: TypeAlias = "Callable[[bytearray, str, int, int], memoryview]"
+"""From the raw bytes of some rows, their dtype, the first row's number and how many there are, to
+the same rows of the derived tensor as raw float32."""
 
 
 class DerivedReader:
-    """One derived tensor, as float32. For one thread; ascending reads evaluate each block once."""
+    """One derived tensor, as float32. For one thread; ascending reads evaluate each block once.
 
-    def __init__(self, weight: Reader, sums: LowRankSum, rows_of_block: int) -> None:
+    `weight` is what it follows from row by row, [rows, columns] whatever its shape.
+    """
+
+    def __init__(
+        self,
+        weight: Reader | DerivedReader,
+        evaluate: Evaluate,
+        columns: int,
+        rows_of_block: int,
+    ) -> None:
         self.dtype = DTYPE
-        self.shape = weight.shape
+        self.shape: tuple[int, ...] = weight.shape
         self._weight = weight
-        self._sums = sums
+        self._evaluate = evaluate
         self._rows = rows_of_block
-        self._columns = prod(weight.shape[1:])
+        self._columns = columns
         self._block: tuple[int, memoryview] = -1, memoryview(b"")
 
     @property
+    def itemsize(self) -> int:
+        return itemsize(DTYPE)
+
+    @property
+    def count(self) -> int:
+        """Number of elements."""
+        return prod(self.shape)
+
+    @property
     def nbytes(self) -> int:
-        return prod(self.shape) * itemsize(DTYPE)
+        return self.count * self.itemsize
 
     def read(self, start: int, stop: int, into: memoryview) -> None:
         """Raw float32 of the elements from `start` up to `stop`, filling `into` exactly.
 
         Raises CheckpointError if a file ends too early or cannot be read.
         """
-        item = itemsize(DTYPE)
-        if not 0 <= start <= stop <= prod(self.shape) or into.nbytes != (stop - start) * item:
-            raise ValueError(f"[{start}, {stop}) of {prod(self.shape)} into {into.nbytes} bytes")
+        item = self.itemsize
+        if not 0 <= start <= stop <= self.count or into.nbytes != (stop - start) * item:
+            raise ValueError(f"[{start}, {stop}) of {self.count} into {into.nbytes} bytes")
         view = into.cast("B") if into.nbytes else into
         step = self._rows * self._columns
         at = start
@@ -61,11 +83,11 @@ class DerivedReader:
         """The block with this number, of as many rows as there are left."""
         if self._block[0] != number:
             first = number * self._rows
-            rows = min(self._rows, self.shape[0] - first)
+            rows = min(self._rows, self.count // self._columns - first)
             start, stop = first * self._columns, (first + rows) * self._columns
             raw = bytearray((stop - start) * self._weight.itemsize)
             self._weight.read(start, stop, memoryview(raw))
-            self._block = number, self._sums.add(raw, self._weight.dtype, first, rows)
+            self._block = number, self._evaluate(raw, self._weight.dtype, first, rows)
         return self._block[1]
 
 
@@ -80,20 +102,15 @@ class Derivations:
         self._lock = Lock()
         self._kept: ExitStack | None = None
 
-    def reader(self, tensor: LowRank) -> DerivedReader:
+    def reader(self, tensor: Derived) -> DerivedReader:
         """Raises CheckpointError if a file cannot be opened or read."""
         from mergebuild.kernels.torch import single_threaded
-        from mergebuild.kernels.torch.lowrank import LowRankSum, rows_of_block
 
         with self._lock:
             if self._kept is None:
                 self._kept = ExitStack()
                 self._kept.enter_context(single_threaded())
-        a, b = self._factor(tensor.a), self._factor(tensor.b)
-        left, right = (a, b) if tensor.transposed else (b, a)
-        sums = LowRankSum(left, right, tensor.scale, transposed=tensor.transposed)
-        weight = self._open(tensor.weight)
-        return DerivedReader(weight, sums, rows_of_block(prod(weight.shape[1:])))
+        return self._scaled(tensor) if isinstance(tensor, Scaled) else self._low_rank(tensor)
 
     def close(self) -> None:
         with self._lock:
@@ -101,11 +118,37 @@ class Derivations:
                 self._kept.close()
                 self._kept = None
 
+    def _low_rank(self, tensor: LowRank) -> DerivedReader:
+        from mergebuild.kernels.torch.lowrank import LowRankSum, rows_of_block
+
+        a, b = self._factor(tensor.a), self._factor(tensor.b)
+        left, right = (a, b) if tensor.transposed else (b, a)
+        sums = LowRankSum(left, right, tensor.scale, transposed=tensor.transposed)
+        own = tensor.weight
+        weight = self._scaled(own) if isinstance(own, Scaled) else self._open(own)
+        columns = prod(weight.shape[1:])
+        return DerivedReader(weight, sums.add, columns, rows_of_block(columns))
+
+    def _scaled(self, tensor: Scaled) -> DerivedReader:
+        from mergebuild.kernels.torch.scaled import BlockScale, rows_of_block
+
+        shape = tensor.shape or (1,)
+        scale = None
+        if tensor.scale is not None:
+            scale = self._read(tensor.scale), tensor.scale.dtype
+        scales = BlockScale(shape, scale, tensor.blocks or (1,) * len(shape))
+        return DerivedReader(
+            self._open(tensor.weight), scales.apply, shape[-1], rows_of_block(shape[-1])
+        )
+
     def _factor(self, tensor: TensorInfo) -> tuple[bytearray, str, tuple[int, int]]:
+        return self._read(tensor), tensor.dtype, (tensor.shape[0], prod(tensor.shape[1:]))
+
+    def _read(self, tensor: TensorInfo) -> bytearray:
         raw = bytearray(tensor.nbytes)
         reader = self._open(tensor)
         reader.read(0, reader.count, memoryview(raw))
-        return raw, tensor.dtype, (tensor.shape[0], prod(tensor.shape[1:]))
+        return raw
 
     def _open(self, tensor: TensorInfo) -> Reader:
         return self._files.reader(

@@ -12,7 +12,8 @@ from mergebuild.checkpoint.adapter import Adapter, open_adapter
 from mergebuild.checkpoint.digests import DigestMemo, Progress
 from mergebuild.checkpoint.header import TensorInfo
 from mergebuild.checkpoint.hub import Hub, Kind, Snapshot, is_repo
-from mergebuild.checkpoint.lora import DTYPE, Adapted, adapt, low_rank_key
+from mergebuild.checkpoint.lora import Adapted, adapt
+from mergebuild.checkpoint.scaled import dequantise
 from mergebuild.checkpoint.source import Checkpoint, locate, open_checkpoint
 from mergebuild.errors import MergebuildError, Problem, RecipeError
 from mergebuild.events import Digested, Digesting, Sink, Warned
@@ -42,7 +43,7 @@ def open_leaves(
     if problems:
         raise RecipeError(*problems)
     for source, found in opened.items():
-        for note in found.adapted.notes:
+        for note in found.notes:
             sink(Warned(f"note: source '{source}': {note}"))
     with DigestMemo(cache.digests) as memo:
         digests = _Digests(memo, jobs, sink)
@@ -58,7 +59,11 @@ class _Opened:
         self.model = model
         self.adapter = adapter
         self.snapshots = snapshots
-        self.adapted = Adapted(model, {}, ()) if adapter is None else adapt(model, adapter)
+        plain = dequantise(model)
+        self.adapted = Adapted(plain.checkpoint, plain.derived, ())
+        if adapter is not None:
+            self.adapted = adapt(plain.checkpoint, plain.derived, adapter)
+        self.notes = (*plain.notes, *self.adapted.notes)
 
 
 class _Opening:
@@ -168,8 +173,8 @@ def _outline(
         for name, tensor in adapted.checkpoint.tensors.items()
     }
     for name, derived in adapted.derived.items():
-        own = derived.weight
-        tensors[name] = TensorOutline(low_rank_key(derived, keys), DTYPE, own.shape, own.dtype)
+        key = derived.key(keys)
+        tensors[name] = TensorOutline(key, derived.dtype, derived.shape, derived.counts_as)
     return make_outline(
         name=str(source),
         tensors=dict(sorted(tensors.items())),

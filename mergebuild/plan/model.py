@@ -13,7 +13,7 @@ from typing import Literal, TypeAlias
 
 from mergebuild.cache import Cache, CachedTensor, Manifest
 from mergebuild.checkpoint.hub import Snapshot
-from mergebuild.checkpoint.lora import LowRank
+from mergebuild.checkpoint.lora import Derived
 from mergebuild.checkpoint.safetensors import ShardPlan
 from mergebuild.checkpoint.source import Checkpoint
 from mergebuild.expression import Expression
@@ -52,7 +52,7 @@ class Leaf:
     source: Source
     checkpoint: Checkpoint
     outline: Outline
-    derived: Mapping[str, LowRank] = field(default_factory=dict)
+    derived: Mapping[str, Derived] = field(default_factory=dict)
     paths: tuple[Path, ...] = ()
     snapshots: tuple[Snapshot, ...] = ()
 
