@@ -28,7 +28,8 @@ def interruptible() -> Iterator[None]:
                 os.write(2, _SHOW_CURSOR)
             os._exit(INTERRUPTED)
         seen = True
-        os.write(2, b"interrupted: ending; what is finished is kept (once more: at once)\n")
+        if not sys.stderr.isatty():  # the live view would draw over it
+            os.write(2, b"interrupted: ending (once more: at once)\n")
         raise KeyboardInterrupt
 
     former = {number: signal.getsignal(number) for number in _SIGNALS}
@@ -38,5 +39,7 @@ def interruptible() -> Iterator[None]:
     try:
         yield
     finally:
+        if seen:
+            os.write(2, b"interrupted: what was finished is kept, the same command goes on from it\n")
         for number, handler in former.items():
             signal.signal(number, handler)
