@@ -2,6 +2,7 @@
 """What a method costs per element and core, by kernels: no files, the data in memory.
 
     python benchmarks/kernels.py --rounds 5 --threads 1 2
+    python benchmarks/kernels.py --kernels numba cuda --chunk 2097152
 
 Each thread evaluates tensors of its own; the figure is wall time x threads / elements of output.
 """
@@ -186,12 +187,14 @@ def kernels_of(name: str) -> Kernels:
     from mergebuild.kernels.torch import TorchKernels
 
     torch.set_num_threads(1)
-    return TorchKernels()
+    return TorchKernels("cpu" if name == "torch" else name)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--kernels", nargs="+", default=["torch", "numba"])
+    parser.add_argument(
+        "--kernels", nargs="+", default=["torch", "numba"], help="torch, numba, or a GPU: cuda"
+    )
     parser.add_argument("--threads", nargs="+", type=int, default=[1, 2])
     parser.add_argument("--chunk", nargs="+", type=int, default=[131072], help="elements")
     parser.add_argument("--rounds", type=int, default=5)

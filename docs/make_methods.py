@@ -41,7 +41,9 @@ Arithmetic is float32 whatever the checkpoints' dtype, statistics of a tensor ar
 result is rounded once, to the output's dtype. Random masks come from a hash of seed, content of
 the input, tensor name and element index: the same for any number of threads, chunk size or device.
 A tensor is read in chunks, once for each statistic and once for the result; whole matrices are
-held in memory by the methods under that heading only.
+held in memory by the methods under that heading only. The last bits of those, and of methods of
+other packages, depend on the processor, or the GPU with `--device cuda`, that decomposes the
+matrices; all others give the same bytes everywhere.
 """
 
 OTHERS = """\

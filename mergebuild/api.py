@@ -25,6 +25,7 @@ from mergebuild.engine.check import check as compare_anew
 from mergebuild.errors import UsageError, did_you_mean
 from mergebuild.events import BuildFinished, Event, Sink, silent, to_json
 from mergebuild.files import make_directories, new_file
+from mergebuild.kernels.choose import check_device
 from mergebuild.methods import registry
 from mergebuild.plan import Plan, Settings, make_plan
 from mergebuild.recipe import Recipe, load_recipe
@@ -46,15 +47,17 @@ def settings_of(
     jobs: int | None = None,
     chunk: int | None = None,
     shard_size: int | None = None,
+    device: str | None = None,
 ) -> Settings:
     """How to build: what is given, else what the site file says. `chunk` counts blocks of 65,536
-    elements."""
+    elements. A site file does not choose the device: it may be there for machines that differ."""
     said, usual = (site or load_site()).defaults, Settings()
     blocks = chunk or said.chunk
     return Settings(
         jobs=jobs if jobs is not None else said.jobs or usual.jobs,
         chunk=blocks << 16 if blocks else usual.chunk,
         shard_size=shard_size or said.shard_size or usual.shard_size,
+        device=device or usual.device,
     )
 
 
@@ -97,9 +100,12 @@ def plan(
     """Decide what building a recipe takes. Nothing is written but the memo of source digests.
 
     `select` names nodes (`name`, `+name`, `name+`), default all outputs; `outputs` says where
-    nodes are published, over what the recipe says. Raises MergebuildError.
+    nodes are published, over what the recipe says. Raises MergebuildError, before any source is
+    read if `settings` name a device that cannot compute here.
     """
     site = site or load_site()
+    settings = settings or settings_of(site)
+    check_device(settings.device)
     if not isinstance(recipe, Recipe):
         recipe = load(recipe, variables=variables, sources=sources, strict=strict, site=site)
     return make_plan(
@@ -108,7 +114,7 @@ def plan(
         methods=registry(),
         selectors=select,
         outputs=outputs,
-        settings=settings or settings_of(site),
+        settings=settings,
         sink=sink,
     )
 
@@ -128,12 +134,14 @@ def check(
     if node not in recipe.nodes:
         raise UsageError.of(f"no node '{node}'", hint=did_you_mean(node, list(recipe.nodes)))
     site = site or load_site()
+    settings = settings or settings_of(site)
+    check_device(settings.device)
     made = make_plan(
         recipe,
         cache=Cache(Path(cache) if cache is not None else default_cache(site)),
         methods=registry(),
         selectors=[node],
-        settings=settings or settings_of(site),
+        settings=settings,
         anew=[node],
         sink=sink,
     )

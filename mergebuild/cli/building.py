@@ -60,17 +60,19 @@ def _plan(
     jobs: int | None = None,
     chunk: int | None = None,
     shard_size: str | None = None,
+    device: str | None = None,
     sink: Sink = silent,
 ) -> Plan:
     site = load_site()
     size = byte_size(shard_size) if shard_size is not None else None
+    settings = api.settings_of(site, jobs=jobs, chunk=chunk, shard_size=size, device=device)
     loaded = _load(recipe, variables, sources, strict, site, sink)
     return api.plan(
         loaded,
         select=nodes or (),
         outputs=places(out, list(loaded.outputs)),
         cache=cache,
-        settings=api.settings_of(site, jobs=jobs, chunk=chunk, shard_size=size),
+        settings=settings,
         site=site,
         sink=sink,
     )
@@ -113,9 +115,15 @@ def build(
     jobs: Jobs = None,
     chunk: Annotated[
         int | None,
-        typer.Option(min=1, help="Blocks of 65,536 elements evaluated at a time (default 2)."),
+        typer.Option(
+            min=1, help="Blocks of 65,536 elements evaluated at a time (default 2, on a GPU 32)."
+        ),
     ] = None,
     shard_size: ShardSize = None,
+    device: Annotated[
+        str | None,
+        typer.Option(metavar="cpu|cuda|cuda:N", help="Where to compute (default cpu)."),
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Replace folders that mergebuild did not write.")
     ] = False,
@@ -136,7 +144,7 @@ def build(
         site = load_site()
         loaded = _load(recipe, set_, source, strict, site, silent)
         options = Options(force, allow_nonfinite)
-        settings = api.settings_of(site, jobs=jobs, chunk=chunk)
+        settings = api.settings_of(site, jobs=jobs, chunk=chunk, device=device)
         result = api.check(
             loaded, check, cache=cache, settings=settings, options=options, site=site
         )
@@ -146,7 +154,9 @@ def build(
         return
     with ExitStack() as stack:
         sink = event_sink(stack, json_)
-        plan = _plan(recipe, nodes, set_, source, out, cache, strict, jobs, chunk, shard_size, sink)
+        plan = _plan(
+            recipe, nodes, set_, source, out, cache, strict, jobs, chunk, shard_size, device, sink
+        )
         homeless = [name for name in plan.targets if plan.recipe.outputs.get(name, Path()) is None]
         for name in homeless:
             if plan.nodes[name].output is None:
@@ -185,7 +195,9 @@ def plan(
 ) -> None:
     """Show what a build would do, and what it would read, write and need."""
     sink = plain_sink(complain)
-    made = _plan(recipe, nodes, set_, source, out, cache, strict, jobs, None, shard_size, sink)
+    made = _plan(
+        recipe, nodes, set_, source, out, cache, strict, jobs, shard_size=shard_size, sink=sink
+    )
     typer.echo(json.dumps(plan_json(made), indent=1) if json_ else plan_text(made))
 
 

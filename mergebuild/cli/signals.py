@@ -40,6 +40,8 @@ def interruptible() -> Iterator[None]:
         yield
     finally:
         if seen:
-            os.write(2, b"interrupted: what was finished is kept, the same command goes on from it\n")
+            os.write(
+                2, b"interrupted: what was finished is kept, the same command goes on from it\n"
+            )
         for number, handler in former.items():
             signal.signal(number, handler)

@@ -64,6 +64,8 @@ def _origin(manifest: Manifest) -> Iterator[str]:
     methods = Counter(record.expression.method for record in manifest.tensors.values())
     made = ", ".join(f"{plural(count, 'tensor')} by {m}" for m, count in sorted(methods.items()))
     yield f"  {made}"
+    if device := manifest.provenance.get("device"):
+        yield f"  computed on {device}"
     for step in manifest.provenance.get("chain", ()):
         yield f"  node {step.get('node')}: {step.get('merge_method')}"
     for leaf in manifest.provenance.get("leaves", ()):

@@ -122,7 +122,7 @@ class Run:
             for name in wanted:
                 if self._tally.empty(name):
                     self._publish(name)
-            with kernels_of_run() as self._kernels:
+            with kernels_of_run(self._plan.settings.device) as self._kernels:
                 Workers(todo, self._task, self._plan.settings.threads, self._places.stop).run()
         finally:
             self._places.close()
@@ -166,7 +166,7 @@ class Run:
             self._places,
             self._methods,
             self._kernels,
-            self._plan.settings.chunk,
+            self._plan.settings.elements,
             self._options.allow_nonfinite,
             lambda text: self._tally.remark(node.node.name, text),
         )

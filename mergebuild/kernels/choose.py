@@ -1,4 +1,5 @@
-"""Which kernels a build computes with: the compiled loops where numba is there, else torch.
+"""Which kernels a build computes with: on the CPU the compiled loops where numba is there, else
+torch; on a GPU torch.
 
 The environment variable MERGEBUILD_KERNELS, `numba` or `torch`, decides otherwise; results are
 the same. Importing this module imports neither.
@@ -7,6 +8,7 @@ the same. Importing this module imports neither.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Final
@@ -15,6 +17,29 @@ from mergebuild.errors import UsageError
 from mergebuild.kernels.interface import Kernels
 
 VARIABLE: Final = "MERGEBUILD_KERNELS"
+CPU: Final = "cpu"
+
+
+def check_device(name: str) -> None:
+    """Raises UsageError unless a build can compute there. Imports torch, except for the CPU."""
+    if name == CPU:
+        return
+    if not re.fullmatch(r"cuda(:\d{1,3})?", name):
+        raise UsageError.of(
+            f"'{name}' is no device to compute on", hint="known are cpu, cuda and cuda:N"
+        )
+    if os.environ.get(VARIABLE) == "numba":
+        raise UsageError.of(
+            f"{VARIABLE} is numba, which computes on the CPU only, and the device is '{name}'",
+            hint=f"leave out one of {VARIABLE} and --device",
+        )
+    from mergebuild.kernels.torch.device import obstacle
+
+    why = obstacle(name)
+    if why is not None:
+        raise UsageError.of(
+            f"device '{name}' cannot be used: {why}", hint="without --device the CPU computes"
+        )
 
 
 def torch_kernels() -> Kernels:
@@ -46,9 +71,15 @@ def default_kernels(reference: Callable[[], Kernels] = torch_kernels) -> Kernels
 
 
 @contextmanager
-def kernels_of_run() -> Iterator[Kernels]:
-    """`default_kernels`, and meanwhile torch, should it be needed, starts no threads of its own."""
+def kernels_of_run(device: str = CPU) -> Iterator[Kernels]:
+    """`default_kernels`, or those of a device that passes `check_device`. Meanwhile torch, should
+    it be needed, starts no threads of its own."""
     with ExitStack() as kept:
+        if device != CPU:
+            from mergebuild.kernels.torch.device import computing
+
+            yield kept.enter_context(computing(device))
+            return
 
         def reference() -> Kernels:
             from mergebuild.kernels.torch import single_threaded

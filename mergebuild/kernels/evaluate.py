@@ -7,6 +7,7 @@ O(chunk); a tensor that fits into one chunk is read once.
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -81,7 +82,7 @@ def evaluate(
             request = steps.send(value)
         except StopIteration as stop:
             overflowed = walk.map(stop.value, writer)
-            return Outcome(tuple(walk.nonfinite or ()), overflowed, tuple(reports))
+            return Outcome(walk.nonfinite or (), overflowed, tuple(reports))
         if isinstance(request, Report):
             reports.append(request.text)
             value = None
@@ -100,10 +101,9 @@ class _Walk:
         chunk: int,
         kernels: Kernels,
     ) -> None:
-        self.nonfinite: list[int] | None = None
+        self.nonfinite: tuple[int, ...] | None = None
         self._readers = readers
         self._sizes = [SIZES[reader.dtype] for reader in readers]
-        self._size = SIZES[dtype]
         self._shape = shape
         self._chunk = chunk
         self._resident = False
@@ -116,30 +116,32 @@ class _Walk:
         return gathering.value()
 
     def map(self, operation: Map, writer: Writer) -> int:
-        overflowed = 0
-        for start, stop in self._chunks(operation.grain(self._shape)):
-            overflowed += self._bench.apply(operation)
-            writer.write(start, self._bench.output[: (stop - start) * self._size])
-        return overflowed
+        waiting: deque[int] = deque()
+        for start in self._chunks(operation.grain(self._shape)):
+            self._bench.apply(operation)
+            waiting.append(start)
+            if len(waiting) > self._bench.lag:
+                writer.write(waiting.popleft(), self._bench.take())
+        for start in waiting:
+            writer.write(start, self._bench.take())
+        return self._bench.overflowed()
 
-    def _chunks(self, grain: int) -> Iterator[tuple[int, int]]:
-        """Put one chunk after the other on the bench and tell which elements it holds."""
+    def _chunks(self, grain: int) -> Iterator[int]:
+        """Put one chunk after the other on the bench and tell at which element it begins."""
         elements = math.prod(self._shape)
         step = elements if elements <= self._chunk else max(1, self._chunk // grain) * grain
         if self._resident:
-            yield 0, elements
+            yield 0
             return
         first_pass = self.nonfinite is None
-        counts = self.nonfinite or [0] * len(self._readers)
         self._bench.reserve(min(step, elements))
         for start in range(0, elements, step):
             stop = min(start + step, elements)
             self._read(start, stop)
             if first_pass:
-                for index, found in enumerate(self._bench.nonfinite()):
-                    counts[index] += found
-            yield start, stop
-        self.nonfinite = counts
+                self._bench.inspect()
+            yield start
+        self.nonfinite = self._bench.nonfinite()
         self._resident = elements <= self._chunk
 
     def _read(self, start: int, stop: int) -> None:

@@ -27,11 +27,12 @@ class Bench(Protocol):
 
     @property
     def inputs(self) -> Sequence[memoryview]:
-        """Raw bytes of each operand, to be written by the caller, then announced by `place`."""
+        """Raw bytes of each operand, to be written by the caller, then announced by `place`, after
+        which they are others if the bench works on the former ones meanwhile."""
 
     @property
-    def output(self) -> memoryview:
-        """Raw bytes of the output, in its dtype, after `apply`."""
+    def lag(self) -> int:
+        """How many outputs may be under way before the first of them has to be taken."""
 
     def reserve(self, elements: int) -> None:
         """Make room for at least so many elements; what is on the bench may be lost."""
@@ -39,17 +40,23 @@ class Bench(Protocol):
     def place(self, start: int, count: int) -> None:
         """Say that the inputs now hold the elements [start, start + count) of the tensor."""
 
+    def inspect(self) -> None:
+        """Count the values on the bench that are NaN or infinite, as float32."""
+
     def nonfinite(self) -> tuple[int, ...]:
-        """How many values of each operand are NaN or infinite, as float32."""
+        """How many there were of each operand in all that was inspected."""
 
     def begin(self, statistic: Statistic) -> Gathering:
         """Start gathering over the whole tensor."""
 
-    def apply(self, operation: Map) -> int:
-        """Fill the output; count the finite results that the rounding made infinite.
+    def apply(self, operation: Map) -> None:
+        """Begin to make the output; it is the last use of what is on the bench."""
 
-        It is the last use of what is on the bench.
-        """
+    def take(self) -> memoryview:
+        """The first output not taken yet: raw bytes in its dtype, good until the next `apply`."""
+
+    def overflowed(self) -> int:
+        """How many finite results the rounding made infinite, in all outputs."""
 
 
 class Kernels(Protocol):

@@ -1,8 +1,9 @@
 """Task matrices merged by their singular values: whole matrices through torch.linalg.
 
-These need the whole tensor at once, on a device if there is one. Their last bits depend on the
-library that decomposes, so they are the same in, same out on one machine only. Tensors that are
-not matrices get the average of the task vectors.
+These need the whole tensor at once, on the device of the build. Their last bits depend on the
+library that decomposes it, hence on processor and device; a key says what is asked for, and takes
+all of these results for the same. Tensors that are not matrices get the average of the task
+vectors.
 """
 
 from __future__ import annotations

@@ -23,19 +23,27 @@ from mergebuild.recipe import ModelRef, Node, Recipe, Source
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How to build, none of which changes what is built but the split into files.
+    """How to build, none of which changes what is built but the split into files, nor any key.
 
     `jobs` threads (0: as many as there are cores), `chunk` elements evaluated at a time (a
-    multiple of 65,536), `shard_size` bytes that a file of weights holds at the most.
+    multiple of 65,536; 0: what suits the device), `shard_size` bytes that a file of weights holds
+    at the most, `device` to compute on: `cpu`, `cuda` or `cuda:N`.
     """
 
     jobs: int = 0
-    chunk: int = 1 << 17
+    chunk: int = 0
     shard_size: int = 5_000_000_000
+    device: str = "cpu"
 
     @property
     def threads(self) -> int:
         return self.jobs or len(os.sched_getaffinity(0))
+
+    @property
+    def elements(self) -> int:
+        """How many are evaluated at a time: what fits a cache, or a copy to a GPU that takes
+        longer than asking for it."""
+        return self.chunk or (1 << 17 if self.device == "cpu" else 1 << 21)
 
 
 State: TypeAlias = Literal["fresh", "stale", "partly stale"]

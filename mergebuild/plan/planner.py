@@ -63,7 +63,7 @@ def make_plan(
         leaves=leaves,
         targets=tuple(name for name in order if name in targets),
         settings=settings,
-        costs=costs_of(nodes, settings.threads, settings.chunk),
+        costs=costs_of(nodes, settings.threads, settings.elements),
     )
 
 

@@ -33,6 +33,8 @@ def manifest_of(
     }
     if allow_nonfinite:
         provenance["allow_nonfinite"] = True
+    if plan.settings.device != "cpu":
+        provenance["device"] = plan.settings.device
     return Manifest(
         key=node.key,
         node=name,

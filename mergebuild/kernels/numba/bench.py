@@ -34,13 +34,16 @@ class NumbaBench:
         self.shape = shape
         self.start = 0
         self.count = 0
+        self.lag = 0
         self.inputs: list[memoryview] = []
-        self.output = memoryview(b"")
         self.codes = np.array([CODES[dtype] for dtype in operands], np.int64)
         self.code = CODES[output]
         self._operands = operands
         self._dtype = output
         self._capacity = 0
+        self._output = memoryview(b"")
+        self._nonfinite = [0] * len(operands)
+        self._overflowed = 0
         self._new_other = other
         self._other: Bench | None = None
         self._scratch: dict[tuple[str, type[np.generic]], NDArray[Any]] = {}
@@ -56,32 +59,40 @@ class NumbaBench:
             for row, dtype in zip(self.raw, self._operands, strict=True)
         ]
         (self.out,) = _bytes(1, SIZES[self._dtype] * elements)
-        self._own = self.output = self.out[: SIZES[self._dtype] * elements].data
 
     def place(self, start: int, count: int) -> None:
         self.start, self.count = start, count
 
+    def inspect(self) -> None:
+        for index, (row, code) in enumerate(zip(self.raw, self.codes, strict=True)):
+            self._nonfinite[index] += int(nonfinite(row, code, self.count))
+
     def nonfinite(self) -> tuple[int, ...]:
-        return tuple(
-            int(nonfinite(row, code, self.count))
-            for row, code in zip(self.raw, self.codes, strict=True)
-        )
+        return tuple(self._nonfinite)
 
     def begin(self, statistic: Statistic) -> Gathering:
         return gather(statistic, self) or _Elsewhere(statistic, self)
 
-    def apply(self, operation: Map) -> int:
-        self.output = self._own
+    def apply(self, operation: Map) -> None:
+        size = self.count * SIZES[self._dtype]
+        self._output = self.out[:size].data
         if isinstance(operation, Identity) and self.codes[operation.operand] == self.code:
-            size = self.count * SIZES[self._dtype]
             self.out[:size] = self.raw[operation.operand, :size]
-            return 0
+            return
         lost = write(operation, self)
         if lost is None:
             other = self.loaded()
-            lost = other.apply(operation)
-            self.output = other.output
-        return lost
+            other.apply(operation)
+            self._output = other.take()
+        else:
+            self._overflowed += lost
+
+    def take(self) -> memoryview:
+        return self._output
+
+    def overflowed(self) -> int:
+        elsewhere = self._other.overflowed() if self._other is not None else 0
+        return self._overflowed + elsewhere
 
     def other(self) -> Bench:
         """The bench to fall back on."""

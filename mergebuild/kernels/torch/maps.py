@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from mergebuild.kernels.operations import (
-    BLOCK,
     ColumnCombination,
     Combination,
     Identity,
@@ -53,7 +52,7 @@ def _(operation: ColumnCombination, bench: TorchBench, result: Tensor) -> None:
 def _(operation: RowCombination, bench: TorchBench, result: Tensor) -> None:
     length = row_length(bench.shape)
     rows = [vector.view(-1, length) for vector in bench.vectors(operation.of)]
-    step = max(1, BLOCK // length)
+    step = max(1, bench.tile // length)
     solved = []
     for start in range(0, len(rows[0]), step):
         sums = products([row[start : start + step] for row in rows], bench, axis=1)
@@ -76,7 +75,7 @@ def _(operation: TaskVectors, bench: TorchBench, result: Tensor) -> None:
     if operation.elect:
         _elect(operation, deltas, bench, result)
     elif operation.divisor != "elected" and operation.divisor != 1.0:
-        result.div_(result.new_tensor(operation.divisor))  # a number would become 1/divisor on CUDA
+        result.div_(result.new_full((), operation.divisor))  # a number would be 1/divisor on CUDA
     if operation.scale != 1.0:
         result.mul_(operation.scale)
     result.add_(bench.vectors("inputs")[0])

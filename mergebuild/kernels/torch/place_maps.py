@@ -24,7 +24,7 @@ from mergebuild.kernels.torch.values import balance, derived, spread
 @write.register
 def _(operation: Average, bench: TorchBench, result: Tensor) -> None:
     write(Combination("inputs", operation.weights), bench, result)
-    result.div_(result.new_tensor(operation.divisor))
+    result.div_(result.new_full((), operation.divisor))
 
 
 @write.register
@@ -32,7 +32,7 @@ def _(operation: Toward, bench: TorchBench, result: Tensor) -> None:
     b, x = bench.vectors("inputs")[:2]
     (d,) = bench.vectors("deltas")
     size = d.abs().clamp_(min=operation.floor)
-    omega = torch.div(size.new_tensor(operation.step), size, out=size).clamp_(0.0, 1.0)
+    omega = torch.div(size.new_full((), operation.step), size, out=size).clamp_(0.0, 1.0)
     torch.mul(omega, d, out=result).add_(b)
     torch.where(omega == 1.0, x, result, out=result)
 
@@ -94,13 +94,13 @@ def _(operation: Consensus, bench: TorchBench, result: Tensor) -> None:
 
 @write.register
 def _(operation: Balanced, bench: TorchBench, result: Tensor) -> None:
-    deltas = bench.vectors("deltas")
-    merged = torch.zeros_like(result, dtype=torch.float64)
+    deltas = [delta.cpu() for delta in bench.vectors("deltas")]
+    merged = torch.zeros_like(deltas[0], dtype=torch.float64)
     weights = torch.zeros_like(merged)
     for value, (low, high) in zip(operation.values, operation.bounds, strict=True):
         beta = balance(value, deltas)
         if high != low:
-            beta.sub_(low).div_(beta.new_tensor(high - low)).clamp_(0.0, 1.0)
+            beta.sub_(low).div_(beta.new_full((), high - low)).clamp_(0.0, 1.0)
         else:
             beta = beta.float().ge_(high).mul_(high > 0.0).double() + beta * 0.0
         weights.add_(beta)
@@ -114,8 +114,10 @@ def _(operation: WholeTensors, bench: TorchBench, result: Tensor) -> None:
     operands = [vector.view(bench.shape) for vector in bench.vectors("inputs")]
     try:
         made = operation.function(operands)
+    except torch.cuda.OutOfMemoryError:
+        raise
     except Exception:
-        if not any(bench.nonfinite()):
+        if all(bool(vector.isfinite().all()) for vector in bench.vectors("inputs")):
             raise
         result.fill_(torch.nan)  # the engine says what was wrong with the operands
         return

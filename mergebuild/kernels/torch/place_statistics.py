@@ -19,7 +19,7 @@ from mergebuild.kernels.places import (
     ValueLowCounts,
 )
 from mergebuild.kernels.torch.bench import TorchBench
-from mergebuild.kernels.torch.statistics import blocks, gather
+from mergebuild.kernels.torch.statistics import gather, parts
 from mergebuild.kernels.torch.sums import fold
 from mergebuild.kernels.torch.values import derived, keys_of
 
@@ -58,7 +58,7 @@ class Histogram:
     """Counts by the 16 bits of a half key and, if wanted, the sums of squares that go with them."""
 
     def __init__(self, bench: TorchBench, squares: bool) -> None:
-        self.counts = torch.zeros(SIZE, dtype=torch.int64)
+        self.counts = torch.zeros(SIZE, dtype=torch.int64, device=bench.device)
         self._bench = bench
         self._squares: Tensor | None = None
         self._wanted = squares
@@ -66,14 +66,14 @@ class Histogram:
     def add(self, keys: Tensor, inside: Tensor | None = None) -> None:
         """Take in half keys of the places on the bench, or of those `inside`."""
         chosen = keys if inside is None else keys[inside]
-        self.counts += torch.bincount(chosen, minlength=SIZE).cpu()
+        self.counts += torch.bincount(chosen, minlength=SIZE).to(self.counts.device)
         if not self._wanted:
             return
         deltas = [delta.cpu() for delta in self._bench.vectors("deltas")]
         keys, inside = keys.cpu(), None if inside is None else inside.cpu()
         if self._squares is None:
             self._squares = torch.zeros(len(deltas), SIZE, dtype=torch.float64)
-        for block in blocks(self._bench.count):  # one sum per block and key, in order
+        for block in parts(self._bench.count):  # one sum per block and key, in order
             which = slice(None) if inside is None else inside[block]
             for sums, delta in zip(self._squares, deltas, strict=True):
                 square = delta[block][which].double().square_()
@@ -81,23 +81,24 @@ class Histogram:
 
     def value(self) -> Counted:
         squares = None if self._squares is None else np.asarray(self._squares.numpy())
-        return np.asarray(self.counts.numpy()), squares
+        return np.asarray(self.counts.cpu().numpy()), squares
 
 
 class GatherValueHighCounts:
     def __init__(self, statistic: ValueHighCounts, bench: TorchBench) -> None:
         self._statistic, self._bench = statistic, bench
         self._found = [Histogram(bench, statistic.squares) for _ in statistic.values]
-        self._zeros = [0] * len(self._found)
+        self._zeros = torch.zeros(len(self._found), dtype=torch.int64, device=bench.device)
 
     def add(self) -> None:
         for index, kind in enumerate(self._statistic.values):
             values = derived(kind, self._bench)
             self._found[index].add(keys_of(values) >> 16)
-            self._zeros[index] += len(values) - int(torch.count_nonzero(values))
+            zeros = len(values) - torch.count_nonzero(values)
+            self._zeros[index] += zeros.to(self._zeros.device)
 
     def value(self) -> list[tuple[NDArray[np.int64], int, NDArray[np.float64] | None]]:
-        both = zip(self._found, self._zeros, strict=True)
+        both = zip(self._found, self._zeros.cpu().tolist(), strict=True)
         return [(one.value()[0], zeros, one.value()[1]) for one, zeros in both]
 
 
@@ -159,7 +160,7 @@ class GatherExtremes:
         self._found.append(torch.stack(pairs))
 
     def value(self) -> list[tuple[float, float]]:
-        found = torch.stack(self._found)
+        found = torch.stack(self._found).cpu()
         low, high = found[..., 0].amin(0), found[..., 1].amax(0)
         return list(zip(low.tolist(), high.tolist(), strict=True))
 
@@ -167,16 +168,15 @@ class GatherExtremes:
 class GatherOverlapCounts:
     def __init__(self, statistic: OverlapCounts, bench: TorchBench) -> None:
         self._threshold, self._bench = statistic.threshold, bench
-        self._counts: list[list[int]] = []
+        self._counts: Tensor | None = None
 
     def add(self) -> None:
-        beyond = [d.abs().gt_(self._threshold) for d in self._bench.vectors("deltas")]
-        count = torch.stack(beyond).sum(0)
-        self._counts = self._counts or [[0, 0] for _ in beyond]
-        for sums, one in zip(self._counts, beyond, strict=True):
-            alone = int(torch.count_nonzero(one * (count == 1)))
-            sums[0] += int(torch.count_nonzero(one)) - alone
-            sums[1] += alone
+        deltas = self._bench.vectors("deltas")
+        beyond = torch.stack([d.abs().gt_(self._threshold) for d in deltas])
+        alone = beyond * (beyond.sum(0) == 1)
+        found = torch.stack([torch.count_nonzero(one, 1) for one in (beyond, alone)])
+        self._counts = found if self._counts is None else self._counts.add_(found)
 
     def value(self) -> list[tuple[int, int]]:
-        return [(shared, alone) for shared, alone in self._counts]
+        assert self._counts is not None, "value before add"
+        return [(there - alone, alone) for there, alone in self._counts.t().cpu().tolist()]

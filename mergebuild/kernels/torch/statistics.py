@@ -25,7 +25,14 @@ from mergebuild.kernels.operations import (
 )
 from mergebuild.kernels.torch.bench import TorchBench
 from mergebuild.kernels.torch.masks import mask
-from mergebuild.kernels.torch.sums import fold, products, square
+from mergebuild.kernels.torch.sums import (
+    block_products,
+    block_sums,
+    fold,
+    in_order,
+    products,
+    square,
+)
 
 HIGH, LOW = 2**15, 2**16
 
@@ -61,18 +68,17 @@ class GatherGram:
     def __init__(self, statistic: Gram, bench: TorchBench) -> None:
         self._of, self._bench = statistic.of, bench
         self._count = 0
-        self._sums: Tensor | None = None
+        self._sums: list[Tensor] = []
 
     def add(self) -> None:
         vectors = self._bench.vectors(self._of)
         self._count = len(vectors)
-        for block in blocks(self._bench.count):
-            sums = products([vector[block] for vector in vectors], self._bench)
-            self._sums = sums if self._sums is None else self._sums.add_(sums)
+        for part in parts(self._bench.count, self._bench.tile):
+            self._sums.append(block_products([vector[part] for vector in vectors], self._bench))
 
     def value(self) -> tuple[tuple[float, ...], ...]:
-        assert self._sums is not None, "value before add"
-        return tuple(map(tuple, square(self._sums, self._count).tolist()))
+        sums = in_order(torch.cat(self._sums, 1))
+        return tuple(map(tuple, square(sums, self._count).tolist()))
 
 
 class GatherColumnGram:
@@ -98,26 +104,27 @@ class GatherColumnGram:
 class GatherHighCounts:
     def __init__(self, statistic: HighCounts, bench: TorchBench) -> None:
         self._statistic, self._bench = statistic, bench
-        self._counts = torch.zeros(len(statistic.deltas), 2, HIGH, dtype=torch.int64)
+        shape = (len(statistic.deltas), 2, HIGH)
+        self._counts = torch.zeros(shape, dtype=torch.int64, device=bench.device)
 
     def add(self) -> None:
         deltas = self._bench.vectors("deltas")
         for (counts, sums), delta in zip(self._counts, self._statistic.deltas, strict=True):
             keys, high = _keys(deltas[delta], self._bench)
-            counts += torch.bincount(high, minlength=HIGH).cpu()
+            counts += torch.bincount(high, minlength=HIGH)
             if self._statistic.sums:  # exact: below 2**53 for any tensor that fits on a disk
                 low = (keys & 0xFFFF).double()
-                sums += torch.bincount(high, low, minlength=HIGH).long().cpu()
+                sums += torch.bincount(high, low, minlength=HIGH).long()
 
     def value(self) -> list[NDArray[np.int64]]:
-        return [np.asarray(one) for one in self._counts.numpy()]
+        return [np.asarray(one) for one in self._counts.cpu().numpy()]
 
 
 class GatherLowCounts:
     def __init__(self, statistic: LowCounts, bench: TorchBench) -> None:
         self._statistic, self._bench = statistic, bench
         self._counts = [
-            {bucket: torch.zeros(LOW, dtype=torch.int64) for bucket in buckets}
+            {b: torch.zeros(LOW, dtype=torch.int64, device=bench.device) for b in buckets}
             for buckets in statistic.buckets
         ]
 
@@ -126,11 +133,12 @@ class GatherLowCounts:
         for counts, delta in zip(self._counts, self._statistic.deltas, strict=True):
             keys, high = _keys(deltas[delta], self._bench)
             for bucket, inside in counts.items():
-                inside += torch.bincount(keys[high == bucket] & 0xFFFF, minlength=LOW).cpu()
+                inside += torch.bincount(keys[high == bucket] & 0xFFFF, minlength=LOW)
 
     def value(self) -> list[dict[int, Any]]:
         return [
-            {bucket: inside.numpy() for bucket, inside in counts.items()} for counts in self._counts
+            {bucket: inside.cpu().numpy() for bucket, inside in counts.items()}
+            for counts in self._counts
         ]
 
 
@@ -152,18 +160,17 @@ class GatherAbsoluteSums:
     def _added(self, total: float, values: Tensor) -> float:
         """The total after the sums of blocks, or of rows, one after the other."""
         if any(isinstance(kind, RankedRandom) for kind in self._statistic.masks):
-            rows = fold(values.view(-1, row_length(self._bench.shape)).t())
-            return float(np.cumsum(np.append(total, rows.cpu().numpy()))[-1])
-        for part in blocks(self._bench.count):
-            total += fold(values[part]).item()
-        return total
+            sums = fold(values.view(-1, row_length(self._bench.shape)).t())
+        else:
+            sums = block_sums(values)
+        return in_order(torch.cat([sums.new_full((1,), total), sums])).item()
 
     def value(self) -> list[tuple[float, float]]:
         return [(before, after) for before, after in self._sums]
 
 
-def blocks(count: int) -> Iterator[slice]:
-    return (slice(start, start + BLOCK) for start in range(0, count, BLOCK))
+def parts(count: int, size: int = BLOCK) -> Iterator[slice]:
+    return (slice(start, start + size) for start in range(0, count, size))
 
 
 def _keys(values: Tensor, bench: TorchBench) -> tuple[Tensor, Tensor]:

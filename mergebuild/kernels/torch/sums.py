@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from mergebuild.kernels.operations import BLOCK
 from mergebuild.kernels.torch.bench import TorchBench
 
 
@@ -23,9 +25,32 @@ def fold(values: Tensor) -> Tensor:
     return values[0]
 
 
+def block_sums(values: Tensor) -> Tensor:
+    """The sum of each block of a vector. Overwrites `values`."""
+    whole = len(values) // BLOCK * BLOCK
+    found = [fold(values[:whole].view(-1, BLOCK).t())] if whole else []
+    if whole < len(values):
+        found.append(fold(values[whole:]).unsqueeze(0))
+    return torch.cat(found)
+
+
+def in_order(sums: Tensor) -> Tensor:
+    """Sums over the last axis, one after the other, on the CPU."""
+    return torch.from_numpy(np.asarray(np.add.accumulate(sums.cpu().numpy(), axis=-1)[..., -1]))
+
+
 def pairs(count: int) -> list[tuple[int, int]]:
     """The places of the upper triangle of a square matrix."""
     return [(i, j) for i in range(count) for j in range(i, count)]
+
+
+def block_products(vectors: Sequence[Tensor], bench: TorchBench) -> Tensor:
+    """float64 sums by block of the products of all pairs: (pairs, blocks)."""
+    doubles = [_double(vector, bench, slot) for slot, vector in enumerate(vectors)]
+    room = _double(vectors[0], bench, -1)
+    return torch.stack(
+        [block_sums(torch.mul(doubles[i], doubles[j], out=room)) for i, j in pairs(len(doubles))]
+    )
 
 
 def products(vectors: Sequence[Tensor], bench: TorchBench, axis: int = 0) -> Tensor:

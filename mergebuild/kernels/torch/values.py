@@ -13,7 +13,8 @@ from mergebuild.kernels.torch.bench import TorchBench
 
 
 def derived(value: Value, bench: TorchBench) -> Tensor:
-    """One float32 value for every place on the bench, in memory of its own."""
+    """One float32 value for every place on the bench, in memory of its own, which is that of the
+    CPU if it is computed there."""
     deltas = bench.vectors("deltas")
     match value:
         case Spread():
@@ -35,22 +36,23 @@ def spread(deltas: list[Tensor]) -> Tensor:
     total = deltas[0].double()
     for delta in deltas[1:]:
         total.add_(delta)
-    mean = total.div_(total.new_tensor(len(deltas)))
+    mean = total.div_(total.new_full((), len(deltas)))
     variance = torch.zeros_like(mean)
     for delta in deltas:
         off = delta - mean
         variance.add_(off.mul_(off))
-    return variance.div_(variance.new_tensor(len(deltas))).float()
+    return variance.div_(variance.new_full((), len(deltas))).float()
 
 
 def balance(value: Balance, deltas: list[Tensor]) -> Tensor:
-    """float64, so that `Balanced` rounds once."""
+    """float64, so that `Balanced` rounds once; on the CPU, as exp and tanh differ by device."""
+    deltas = [delta.cpu() for delta in deltas]
     d = deltas[value.delta].double()
     total = deltas[0].double()
     for delta in deltas[1:]:
         total.add_(delta)
     width = value.high - value.low
-    size = d.abs().sub_(value.low).div_(d.new_tensor(width)) if width != 0.0 else d * 0.0
+    size = d.abs().sub_(value.low).div_(d.new_full((), width)) if width != 0.0 else d * 0.0
     return size.mul_(size).mul_(len(deltas)).exp_().mul_(total.mul_(d).tanh_())
 
 
