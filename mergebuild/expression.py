@@ -7,7 +7,7 @@ so an explanation cannot say other than the key.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import NamedTuple, TypeAlias
 
@@ -17,12 +17,16 @@ from mergebuild.methods.declaration import Arguments
 
 @dataclass(frozen=True, slots=True)
 class Operand:
-    """A tensor that is read: `tensor` of the source or node called `model`."""
+    """A tensor that is read: `tensor` of the source or node called `model`.
+
+    `shape` is given where it is read whole, and may be another than the result's.
+    """
 
     model: str
     tensor: str
     key: str
     dtype: str
+    shape: tuple[int, ...] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,11 +102,11 @@ def tensor_key(expression: Expression) -> str:
         return expression.operands[0].key
     form: list[FormField] = []
     own: list[tuple[str, FieldValue]] = []
-    for field in fields(expression):
-        if field.own:
-            own.append((_label(field.name, field.subject), field.value))
+    for one in fields(expression):
+        if one.own:
+            own.append((_label(one.name, one.subject), one.value))
         else:
-            form.append((field.name, field.subject, type(field.value), field.value))
+            form.append((one.name, one.subject, type(one.value), one.value))
     return fields_digest("tensor", [("form", _form_digest(tuple(form))), *own])
 
 

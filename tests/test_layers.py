@@ -17,7 +17,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "events", "digest", "files", "measures"),
     ("kernels",),
     ("methods",),
-    ("expression",),
+    ("expression", "operations"),
     ("recipe",),
     ("site",),
     ("checkpoint",),

@@ -775,7 +775,7 @@ models: [{model: o/x}]
   use letters, digits, '.', '_' and '-', at most 100, and no '..'
 """,
     ),
-    "lora on node": (
+    "a revision of a node": (
         """\
 name: a
 merge_method: passthrough
@@ -786,10 +786,8 @@ merge_method: passthrough
 models: [{model: a@r}]
 """,
         """\
-3:18 node 'a': node 'b' takes no revision and no LoRA
-  make a node that merges it, or put the LoRA on a source
-7:18 node 'b': node 'a' takes no revision and no LoRA
-  make a node that merges it, or put the LoRA on a source
+7:18 node 'b': node 'a' takes no revision
+  only the Hub has revisions
 """,
     ),
     "tokenizer": (

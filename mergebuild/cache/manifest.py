@@ -198,7 +198,10 @@ def _from_json(data: Any) -> Manifest:
         expression = Expression(
             method=method,
             version=version,
-            operands=tuple(Operand(*map(str, operand)) for operand in entry["from"]),
+            operands=tuple(
+                Operand(str(model), str(tensor), str(key), str(dtype))
+                for model, tensor, key, dtype in entry["from"]
+            ),
             base=base,
             arguments=arguments,
             dtype=str(entry["dtype"]),

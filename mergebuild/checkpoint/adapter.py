@@ -82,7 +82,9 @@ class Adapter:
 
 
 @dataclass(frozen=True, slots=True)
-class _Settings:
+class Settings:
+    """What adapter_config.json says of scales: `rooted` is rslora, `transposed` fan_in_fan_out."""
+
     rank: int
     alpha: float
     ranks: Mapping[str, Any]
@@ -99,11 +101,23 @@ def open_adapter(path: Path) -> Adapter:
             f"not a LoRA adapter: it holds no '{CONFIG}'",
             "name the folder that PEFT's save_pretrained wrote",
         )
-    settings = _settings(path, parse_object(read_small(path / CONFIG, _CONFIG_LARGEST), str(path)))
+    settings = read_settings(path, path / CONFIG)
     file = next((path / name for name in WEIGHTS if (path / name).exists()), None)
     if file is None:
         raise _bad(path, f"neither '{WEIGHTS[0]}' nor '{WEIGHTS[1]}' is there", "fetch it again")
     tensors, stamp = read_tensors(file)
+    return adapter_of(_contents(path, file, tensors, stamp), settings)
+
+
+def read_settings(path: Path, config: Path | bytes | None) -> Settings:
+    """What an adapter's config says, of the adapter called `path`. Raises CheckpointError."""
+    text = config if isinstance(config, bytes) else read_small(config or path, _CONFIG_LARGEST)
+    return _settings(path, parse_object(text, str(path)))
+
+
+def adapter_of(contents: Checkpoint, settings: Settings) -> Adapter:
+    """The adapter that a checkpoint's tensors are under these settings. Raises CheckpointError."""
+    path, tensors = contents.path, tuple(contents.tensors.values())
     parts: dict[tuple[str, bool], dict[str, TensorInfo]] = {}
     saved: dict[str, TensorInfo] = {}
     for tensor in tensors:
@@ -127,7 +141,7 @@ def open_adapter(path: Path) -> Adapter:
         raise _bad(path, "two of its tensors change the same weight", _MERGE)
     if not deltas and not saved:
         raise _bad(path, "the adapter holds no tensors", "fetch it again")
-    return Adapter(path, deltas, saved, _contents(path, file, tensors, stamp))
+    return Adapter(path, deltas, saved, contents)
 
 
 def _contents(path: Path, file: Path, tensors: Iterable[TensorInfo], stamp: Stamp) -> Checkpoint:
@@ -152,7 +166,7 @@ def _once(path: Path, place: dict[str, TensorInfo], key: str, tensor: TensorInfo
 
 
 def _delta(
-    path: Path, module: str, embedding: bool, parts: Mapping[str, TensorInfo], said: _Settings
+    path: Path, module: str, embedding: bool, parts: Mapping[str, TensorInfo], said: Settings
 ) -> Delta:
     if len(parts) != 2:
         kind = "A" if "B" in parts else "B"
@@ -178,7 +192,7 @@ def _delta(
     return Delta(module, a, b, scale, True if embedding else None, said.transposed)
 
 
-def _settings(path: Path, said: Mapping[str, Any]) -> _Settings:
+def _settings(path: Path, said: Mapping[str, Any]) -> Settings:
     kind = said.get("peft_type", "LORA")
     if kind != "LORA":
         raise _refused(path, str(kind)[:40])
@@ -192,7 +206,7 @@ def _settings(path: Path, said: Mapping[str, Any]) -> _Settings:
             f"its training began with '{str(start)[:40]}', which changed the model's own weights",
             "save it again as a plain LoRA, with PEFT's path_initial_model_for_weight_conversion",
         )
-    return _Settings(
+    return Settings(
         rank=int(_number(path, "r", said.get("r", 8))),
         alpha=_number(path, "lora_alpha", said.get("lora_alpha", 8)),
         ranks=_mapping(path, "rank_pattern", said.get("rank_pattern")),
@@ -208,12 +222,17 @@ def _matched(path: Path, patterns: Mapping[str, Any], module: str, default: floa
         if len(pattern) > _PATTERN_LONGEST:
             raise _bad(path, "a pattern is too long")
         try:
-            found = re.match(rf"(.*\.)?({pattern})$", module)
+            found = fits(pattern, module)
         except (re.error, OverflowError, RecursionError) as error:
             raise _bad(path, f"'{pattern:.80}' is not a regular expression") from error
         if found:
             return value
     return default
+
+
+def fits(pattern: str, module: str) -> bool:
+    """Whether a pattern of PEFT's means a module: a regular expression for the name's end."""
+    return re.match(rf"(.*\.)?({pattern})$", module) is not None
 
 
 def _mapping(path: Path, key: str, value: Any) -> Mapping[str, Any]:

@@ -58,6 +58,11 @@ def plan_shards(
     )
 
 
+def single_shard(tensors: Iterable[tuple[str, str, tuple[int, ...]]], name: str) -> ShardPlan:
+    """All tensors, as (name, dtype, shape) in any order, in one file of this name."""
+    return _shard(name, (_Tensor(*tensor) for tensor in tensors))
+
+
 def index_text(shards: Sequence[ShardPlan]) -> bytes:
     """The text of `INDEX` for a checkpoint of several shards."""
     files = {name: shard.name for shard in shards for name in shard.offsets}

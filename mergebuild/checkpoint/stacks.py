@@ -36,6 +36,7 @@ _HEADS: Final = ("lm_head", "output", "embed_out")
 _EMBEDDINGS: Final = (
     "embed_tokens", "wte", "word_embeddings", "embed_in", "tok_embeddings", "shared",
 )  # fmt: skip
+_TABLES: Final = ("wpe", "relative_attention_bias")
 _MODALITIES: Final = ("vision", "visual", "image", "audio", "speech")
 
 
@@ -158,6 +159,15 @@ def position(name: str) -> Position:
         return "after"
     early = any(word.startswith(_BEFORE) for word in words) or "conv_in" in name
     return "before" if early or not _BEFORE_WORDS.isdisjoint(words) else "after"
+
+
+def is_embedding(name: str) -> bool:
+    """Whether a weight has a row for each token, position or the like, by its module's name."""
+    parts = name.removesuffix(".weight").lower().rpartition(".")[2]
+    words = set(_SPLIT.split(parts))
+    if "out" in words or "patch" in words:
+        return False
+    return "embed" in parts or parts in _EMBEDDINGS or parts in _TABLES
 
 
 def head_and_embedding(names: Iterable[str]) -> tuple[str | None, str | None]:

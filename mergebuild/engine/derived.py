@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from math import prod
 from threading import Lock
-from typing import TypeAlias
+from typing import Protocol, TypeAlias
 
 from mergebuild.checkpoint.dtypes import itemsize
 from mergebuild.checkpoint.header import TensorInfo
@@ -24,6 +24,22 @@ Evaluate: TypeAlias = "Callable[[bytearray, str, int, int], memoryview]"
 the same rows of the derived tensor as raw float32."""
 
 
+class Operand(Protocol):
+    """A tensor as it can be read, wherever it comes from."""
+
+    @property
+    def dtype(self) -> str: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def itemsize(self) -> int: ...
+
+    def read(self, start: int, stop: int, into: memoryview) -> None:
+        """Raw bytes of the elements from `start` up to `stop`, filling `into` exactly."""
+
+
 class DerivedReader:
     """One derived tensor, as float32. For one thread; ascending reads evaluate each block once.
 
@@ -31,11 +47,7 @@ class DerivedReader:
     """
 
     def __init__(
-        self,
-        weight: Reader | DerivedReader,
-        evaluate: Evaluate,
-        columns: int,
-        rows_of_block: int,
+        self, weight: Operand, evaluate: Evaluate, columns: int, rows_of_block: int
     ) -> None:
         self.dtype = DTYPE
         self.shape: tuple[int, ...] = weight.shape

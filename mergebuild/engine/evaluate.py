@@ -15,6 +15,7 @@ from mergebuild.kernels import Kernels
 from mergebuild.kernels.evaluate import evaluate
 from mergebuild.kernels.random import stream
 from mergebuild.methods.declaration import Method, Operands
+from mergebuild.operations import OPERATIONS
 from mergebuild.plan import NodePlan
 
 _BLOCK = 1 << 20
@@ -79,16 +80,17 @@ def compute_tensor(
     writer = places.writer(node, tensor)
     if expression.unchanged:
         return _copy(readers[0], writer)
-    method = methods[expression.method]
-    operands = operands_of(expression)
-    outcome = evaluate(
-        method.run(operands, expression.arguments),
-        readers,
-        writer,
-        expression.dtype,
-        chunk=chunk,
-        kernels=kernels,
-    )
+    if expression.method in OPERATIONS:
+        outcome = places.operations.compute(expression, readers, writer)
+    else:
+        outcome = evaluate(
+            methods[expression.method].run(operands_of(expression), expression.arguments),
+            readers,
+            writer,
+            expression.dtype,
+            chunk=chunk,
+            kernels=kernels,
+        )
     if not allow_nonfinite:
         for operand, count in zip(expression.operands, outcome.nonfinite, strict=True):
             if count:

@@ -18,6 +18,7 @@ from mergebuild.checkpoint.dtypes import itemsize
 from mergebuild.checkpoint.reader import Files, Reader
 from mergebuild.digest import ContentDigest
 from mergebuild.engine.derived import Derivations, DerivedReader
+from mergebuild.engine.operations import Operations
 from mergebuild.engine.resume import staged_reader
 from mergebuild.errors import CheckpointError
 from mergebuild.files import make_directories, write_all
@@ -61,6 +62,7 @@ class Places:
             }
         )
         self._derivations = Derivations(self.files)
+        self.operations = Operations(plan.settings.threads)
         self.cached_files = Files()
         self.staging: dict[str, Staging] = {}
         self.stop = Event()
@@ -162,6 +164,7 @@ class Places:
         for staging in self.staging.values():
             staging.close()
         self._derivations.close()
+        self.operations.close()
         self.files.close()
         self.cached_files.close()
 

@@ -7,6 +7,8 @@ of the input and name of the tensor, so neither chunks, threads nor the order of
 from __future__ import annotations
 
 import hashlib
+import math
+from collections.abc import Callable
 from typing import Final
 
 MULTIPLIER_1: Final = 0x7FEB352D
@@ -35,6 +37,12 @@ def word(keys: tuple[int, int], element: int) -> int:
     """32 random bits for the element with this row-major index."""
     low, high = element & _WORD, element >> 32
     return mix(mix(low ^ keys[0]) + (high * GOLDEN & _WORD ^ keys[1]) & _WORD)
+
+
+def gates(keys: tuple[int, int], deviation: float) -> Callable[[int], float]:
+    """Even draws of mean 0 and this standard deviation, by element: the hash and one product."""
+    width = 2.0 * math.sqrt(3.0) * deviation
+    return lambda element: width * ((word(keys, element) + 0.5) / 2**32 - 0.5)
 
 
 def limit(probability: float) -> int:

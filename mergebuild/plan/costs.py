@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from math import prod
 
 from mergebuild.checkpoint.dtypes import itemsize
+from mergebuild.operations import EXTRACT
 from mergebuild.plan.model import Costs, NodePlan
 from mergebuild.plan.outline import TensorOutline
 from mergebuild.recipe import NodeRef
@@ -24,13 +25,35 @@ def read_bytes(node: NodePlan, nodes: Mapping[str, NodePlan]) -> int:
     """Bytes that building a node reads from sources and cache, what is linked included: it is
     checked. What it gets from a node that is built in the same run is not read from disk."""
     total = sum(place.region.size for place in node.reuse.values())
-    for name in node.compute:
+    whole: set[tuple[str, str]] = set()
+    for name in sorted(node.compute):
         for operand in node.expressions[name].operands:
             model = node.models[operand.model]
             if isinstance(model, NodeRef) and nodes[model.name].wanted:
                 continue
-            total += prod(node.expressions[name].shape) * itemsize(operand.dtype)
+            shape = node.expressions[name].shape
+            if operand.shape is not None:  # read once for all that is made of it
+                shape = () if (operand.model, operand.tensor) in whole else operand.shape
+                whole.add((operand.model, operand.tensor))
+                if not shape:
+                    continue
+            total += prod(shape) * itemsize(operand.dtype)
     return total
+
+
+def whole_bytes(node: NodePlan) -> int:
+    """The most that one thread holds of whole matrices: float64 of two and of a square of the
+    shorter side, decomposed."""
+    return max(
+        (
+            8 * (2 * prod(operand.shape) + 3 * min(operand.shape) ** 2)
+            for name in node.compute
+            if node.expressions[name].method == EXTRACT.name
+            for operand in node.expressions[name].operands[:1]
+            if operand.shape is not None
+        ),
+        default=0,
+    )
 
 
 def written_bytes(node: NodePlan) -> int:
@@ -58,7 +81,8 @@ def costs_of(nodes: Mapping[str, NodePlan], jobs: int, chunk: int) -> Costs:
         (len(node.expressions[name].operands) for node in wanted for name in node.compute),
         default=0,
     )
-    working = jobs * chunk * 4 * CHUNK_COPIES * (operands + 1)
+    chunks = chunk * 4 * CHUNK_COPIES * (operands + 1)
+    working = jobs * max(chunks, *map(whole_bytes, wanted), 0)
     written = sum(written_bytes(node) for node in wanted)
     return Costs(
         read=sum(read_bytes(node, nodes) for node in wanted),

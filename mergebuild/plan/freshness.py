@@ -10,7 +10,8 @@ from pathlib import Path
 
 from mergebuild.cache import Cache, CachedTensor, Index, Region, shard_layout, sound
 from mergebuild.cache.registry import registered
-from mergebuild.checkpoint.safetensors import ShardPlan, plan_shards
+from mergebuild.checkpoint.peft import WEIGHTS as ADAPTER
+from mergebuild.checkpoint.safetensors import ShardPlan, plan_shards, single_shard
 from mergebuild.plan.model import Leaf, NodePlan, OutputPlan, Reason, State
 from mergebuild.plan.node import Outlined
 from mergebuild.plan.outline import Outline, checkpoint_key
@@ -74,8 +75,11 @@ class Decisions:
             compute = frozenset(needed - reuse.keys())
             self._demand(outlined, compute)
             if stored:
-                shards = plan_shards(
-                    ((n, t.dtype, t.shape) for n, t in outline.tensors.items()), self._shard_size
+                listed = ((n, t.dtype, t.shape) for n, t in outline.tensors.items())
+                shards = (
+                    (single_shard(listed, ADAPTER),)
+                    if outline.adapter
+                    else plan_shards(listed, self._shard_size)
                 )
                 linked = {} if anew else self._linked(outline, shards, reuse)
         state: State = "fresh"

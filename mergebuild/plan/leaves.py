@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Final
 
 from mergebuild.cache import Cache
-from mergebuild.checkpoint.adapter import Adapter, open_adapter
+from mergebuild.checkpoint.adapter import CONFIG, Adapter, open_adapter
 from mergebuild.checkpoint.digests import DigestMemo, Progress
 from mergebuild.checkpoint.header import TensorInfo
 from mergebuild.checkpoint.hub import Hub, Kind, Snapshot, is_repo
 from mergebuild.checkpoint.lora import Adapted, adapt
 from mergebuild.checkpoint.scaled import dequantise
+from mergebuild.checkpoint.side_files import SideFile as AdapterFile
 from mergebuild.checkpoint.source import Checkpoint, locate, open_checkpoint
 from mergebuild.errors import MergebuildError, Problem, RecipeError
 from mergebuild.events import Digested, Digesting, Sink, Warned
@@ -78,6 +79,8 @@ class _Opening:
 
     def source(self, source: Source) -> _Opened:
         """Raises RecipeError or CheckpointError, told of the source and its place."""
+        if source.adapter:
+            return self._alone(source)
         whole = locate(source.text, self._recipe.directory) if source.text else None
         try:
             model = whole or self._place(source, source, "model")
@@ -91,6 +94,18 @@ class _Opening:
             )
         except MergebuildError as error:
             raise _told(source, error) from error
+
+    def _alone(self, source: Source) -> _Opened:
+        """An adapter that is put on a node: its tensors and its config as they are."""
+        try:
+            place = self._place(source, source, "adapter")
+            adapter = self._adapter(_folder(place))
+        except MergebuildError as error:
+            raise _told(source, error) from error
+        config = adapter.path / CONFIG
+        file = AdapterFile(CONFIG, config, config.stat().st_size)
+        contents = replace(adapter.contents, name=str(source), side_files=(file,))
+        return _Opened(contents, None, (place,) if isinstance(place, Snapshot) else ())
 
     def _model(self, path: Path) -> Checkpoint:
         if path not in self._models:
@@ -160,13 +175,17 @@ def _leaf(source: Source, opened: _Opened, digests: _Digests) -> Leaf:
     if opened.adapter is not None:
         keys.update(digests.of(opened.adapter.contents, str(source)))
         paths.append(opened.adapter.path)
-    outline = _outline(source, adapted, keys, digests.memo)
     snapshots = opened.snapshots
+    outline = _outline(source, adapted, keys, digests.memo, _origin(source, snapshots))
     return Leaf(source, adapted.checkpoint, outline, adapted.derived, tuple(paths), snapshots)
 
 
 def _outline(
-    source: Source, adapted: Adapted, keys: Mapping[TensorInfo, str], memo: DigestMemo
+    source: Source,
+    adapted: Adapted,
+    keys: Mapping[TensorInfo, str],
+    memo: DigestMemo,
+    origin: str | None,
 ) -> Outline:
     tensors = {
         name: TensorOutline(keys[tensor], tensor.dtype, tensor.shape)
@@ -183,7 +202,18 @@ def _outline(
             SideFile(file.name, memo.file_digest(file.path), file.size, file.path, code=file.code)
             for file in adapted.checkpoint.side_files
         ),
+        adapter=source.adapter,
+        origin=origin,
     )
+
+
+def _origin(source: Source, snapshots: tuple[Snapshot, ...]) -> str | None:
+    """The model on the Hub that a source is, also if --source put a copy in its place."""
+    if source.lora is not None or source.adapter:
+        return None
+    if source.written is not None:
+        return source.written if is_repo(source.written) else None
+    return next((snapshot.repo for snapshot in snapshots), None)
 
 
 def _told(source: Source, error: MergebuildError) -> MergebuildError:

@@ -49,6 +49,7 @@ class Outline:
     """A checkpoint, there or yet to be made.
 
     `config` is config.json, parsed; `head` and `embedding` name the tensors that may be tied.
+    `adapter` says that it is a LoRA; `origin` is the model on the Hub that it is, if it is one.
     """
 
     name: str
@@ -58,6 +59,8 @@ class Outline:
     layout: ModelLayout
     head: str | None
     embedding: str | None
+    adapter: bool = False
+    origin: str | None = None
 
     @property
     def tied(self) -> bool:
@@ -74,11 +77,14 @@ def make_outline(
     tensors: Mapping[str, TensorOutline],
     config: Mapping[str, Any] | None,
     side_files: tuple[SideFile, ...],
+    *,
+    adapter: bool = False,
+    origin: str | None = None,
 ) -> Outline:
     """An outline, with what its tensors' names say of the model's structure."""
     head, embedding = head_and_embedding(tensors)
     layout = find_layout(tensors, config)
-    return Outline(name, tensors, config, side_files, layout, head, embedding)
+    return Outline(name, tensors, config, side_files, layout, head, embedding, adapter, origin)
 
 
 def checkpoint_key(outline: Outline) -> str:

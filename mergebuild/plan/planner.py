@@ -14,9 +14,10 @@ from mergebuild.graph import build_order, node_graph, select
 from mergebuild.methods.declaration import Method
 from mergebuild.plan.costs import costs_of
 from mergebuild.plan.freshness import Decisions
+from mergebuild.plan.kinds import outline_any
 from mergebuild.plan.leaves import open_leaves
 from mergebuild.plan.model import Plan, Settings
-from mergebuild.plan.node import Outlined, outline_node
+from mergebuild.plan.node import Outlined
 from mergebuild.plan.outline import Outline
 from mergebuild.recipe import ModelRef, NodeRef, Recipe, Source
 
@@ -100,7 +101,7 @@ def _outline_all(
         if any(r not in outlines for r in node.references()):
             continue
         try:
-            outlined[name] = outline_node(node, methods, outlines, recipe.native)
+            outlined[name] = outline_any(node, methods, outlines, recipe.native)
         except RecipeError as error:
             problems.extend(error.problems)
         else:

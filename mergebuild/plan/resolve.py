@@ -100,8 +100,8 @@ class Resolver:
         for participant, tensor, name in present[1:]:
             if tensor.shape != first[1].shape:
                 self.remarks.problem(
-                    f"shapes differ: {_shape(first[1])} in '{first[0].model}', "
-                    f"{_shape(tensor)} in '{participant.model}'",
+                    f"shapes differ: {shape_text(first[1])} in '{first[0].model}', "
+                    f"{shape_text(tensor)} in '{participant.model}'",
                     name,
                     participant.at,
                     "inputs of one node must be of one architecture and vocabulary",
@@ -248,5 +248,5 @@ def _at_rest(
     return (rest,) * len(value) if isinstance(value, tuple) else rest
 
 
-def _shape(tensor: TensorOutline) -> str:
+def shape_text(tensor: TensorOutline) -> str:
     return "[" + ", ".join(map(str, tensor.shape)) + "]"

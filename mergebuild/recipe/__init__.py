@@ -6,8 +6,12 @@ declarations.
 
 from mergebuild.recipe.load import load_recipe, parse_recipe
 from mergebuild.recipe.model import (
+    Application,
     Condition,
+    Expert,
+    Extraction,
     Input,
+    Mixture,
     ModelRef,
     Module,
     Node,
@@ -24,8 +28,12 @@ from mergebuild.recipe.model import (
 )
 
 __all__ = [
+    "Application",
     "Condition",
+    "Expert",
+    "Extraction",
     "Input",
+    "Mixture",
     "ModelRef",
     "Module",
     "Node",

@@ -98,6 +98,15 @@ def whole(tree: Tree, what: str, ctx: Context, low: int = 0) -> int | None:
     return None
 
 
+def number(tree: Tree, what: str, ctx: Context, default: float) -> float:
+    """A finite number; `default` after a mistake."""
+    value = tree.value if isinstance(tree, Leaf) else None
+    if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e308:
+        return float(value)
+    ctx.error(f"{what} must be a finite number, not {described(tree)}", tree.at)
+    return default
+
+
 def choice(tree: Tree, what: str, choices: Sequence[str], ctx: Context) -> str | None:
     """One of a few words."""
     if isinstance(tree, Leaf) and tree.text in choices:

@@ -11,14 +11,16 @@ from typing import Final
 
 from mergebuild.errors import UsageError
 from mergebuild.methods.declaration import Method
-from mergebuild.recipe import fields, names, node, references, validate
+from mergebuild.recipe import fields, mixture, names, node, references, validate
 from mergebuild.recipe.context import Context, in_order
 from mergebuild.recipe.model import Node, Recipe
 from mergebuild.recipe.overrides import Overrides
 from mergebuild.recipe.tree import Fields, Tree
 
 _NATIVE_HINT: Final = "only native recipes have this key: add 'mergebuild: 1' and 'nodes:'"
-_HINTS: Final = dict.fromkeys((*node.NATIVE_KEYS, "sources", "vars", "outputs"), _NATIVE_HINT)
+_HINTS: Final = dict.fromkeys(
+    (*node.NATIVE_KEYS, *mixture.NATIVE_KEYS, "kind", "sources", "vars", "outputs"), _NATIVE_HINT
+)
 
 
 def read(
@@ -38,12 +40,11 @@ def read(
     known = references.names(named, overrides)
     nodes: dict[str, Node] = {}
     for name, document in named.items():
-        about = ctx.within(name)
-        allowed = ("name", *node.MERGEKIT_KEYS)
-        body = fields.entries(document, "the configuration", about, allowed, _HINTS)
-        one = node.read(name, body, document.at, methods, known, ctx)
-        method = methods.get(one.method)
-        nodes[name] = validate.fitted(one, method, ctx) if method else one
+        one = _node(name, document, methods, known, ctx)
+        if one is not None:
+            nodes[name] = one
+    nodes.update(validate.applications(known))
+    validate.check_adapters(nodes, ctx)
     validate.check_cycles(nodes, ctx)
     if ctx.problems:
         ctx.stop()
@@ -52,6 +53,25 @@ def read(
     outputs = dict.fromkeys(wanted)
     warnings = in_order(ctx.warnings.values())
     return Recipe(names.from_stem(path.stem), path, nodes, outputs, text, False, warnings)
+
+
+def _node(
+    name: str,
+    document: Fields,
+    methods: Mapping[str, Method],
+    known: references.Names,
+    ctx: Context,
+) -> Node | None:
+    """A merge, or with `experts` what mergekit-moe reads."""
+    about = ctx.within(name)
+    experts = "experts" in document.entries and "merge_method" not in document.entries
+    allowed = mixture.MERGEKIT_KEYS if experts else node.MERGEKIT_KEYS
+    body = fields.entries(document, "the configuration", about, ("name", *allowed), _HINTS)
+    if experts:
+        return mixture.read(name, body, document.at, known, about)
+    one = node.read(name, body, document.at, methods, known, ctx)
+    method = methods.get(one.method)
+    return validate.fitted(one, method, ctx) if method else one
 
 
 def _named(documents: list[Tree], path: Path, ctx: Context) -> tuple[dict[str, Fields], str | None]:

@@ -44,12 +44,14 @@ class Source:
 
     `text` is the whole reference where it was split at an `@` or a `+` (else empty): if a file or
     folder of exactly that name exists, it is what was meant, without revision and LoRA. `written`
-    is the recipe's own place where an override put another.
+    is the recipe's own place where an override put another. `adapter` says that it is no model,
+    but a LoRA that is put on a node.
     """
 
     place: str
     revision: str | None = None
     lora: Source | None = None
+    adapter: bool = False
     name: str = field(default="", compare=False)
     at: Location | None = field(default=None, compare=False)
     text: str = field(default="", compare=False)
@@ -129,8 +131,66 @@ class Tokenizer:
 
 
 @dataclass(frozen=True, slots=True)
+class Extraction:
+    """The body of a node of kind `lora`: what of `model` differs from the node's base becomes
+    factors of low rank.
+
+    `ranks` are (pattern, rank) in order, a pattern being PEFT's, None for every module. `alpha`
+    None makes the scale 1. `modules` are filters (none: all). `saved` are filters of what is kept
+    whole instead. `at` is where the ranks stand.
+    """
+
+    model: ModelRef
+    ranks: tuple[tuple[str | None, int], ...]
+    alpha: float | None
+    modules: tuple[str, ...]
+    embeddings: Literal["lora", "save", "leave"]
+    saved: tuple[str, ...]
+    at: Location
+
+
+@dataclass(frozen=True, slots=True)
+class Expert:
+    """One expert: the feed-forward layers of `model`, its last projection times `scale`.
+
+    `gate` is None for random rows of the router, else how the gates' file calls its vectors.
+    """
+
+    model: ModelRef
+    gate: str | None
+    scale: float
+    at: Location
+
+
+@dataclass(frozen=True, slots=True)
+class Mixture:
+    """The body of a node of kind `moe`. `gates` is the file of vectors; `architecture` None leaves
+    it to the tensors' names."""
+
+    experts: tuple[Expert, ...]
+    shared: tuple[Expert, ...]
+    per_token: int
+    architecture: str | None
+    gates: Source | None
+    at: Location
+
+
+@dataclass(frozen=True, slots=True)
+class Application:
+    """The body of a node that a reference `model+adapter` stands for where one of the two is a
+    node: it has no text of its own and exists in flight only."""
+
+    model: ModelRef
+    adapter: ModelRef
+
+
+Body: TypeAlias = Extraction | Mixture | Application
+
+
+@dataclass(frozen=True, slots=True)
 class Node:
-    """One merge. `base` is the node's, a slice may name its own; `dtype` is a name of torch's."""
+    """One merge, or with a `body` what that says. `base` is the node's, a slice may name its own;
+    `dtype` is a name of torch's; `method` is that of a merge, else what the body does."""
 
     name: str
     method: str
@@ -146,12 +206,23 @@ class Node:
     keep: Literal["cache", "never"] = "cache"
     missing: Literal["copy", "error"] = "copy"
     description: str | None = None
+    body: Body | None = None
 
     def references(self) -> Iterator[ModelRef]:
         """Every model field in declared order, the base first, those of the tokenizer last,
         repetitions included."""
         if self.base is not None:
             yield self.base
+        match self.body:
+            case Extraction(model=model):
+                yield model
+            case Mixture(experts=experts, shared=shared, gates=gates):
+                yield from (expert.model for expert in (*experts, *shared))
+                if gates is not None:
+                    yield gates
+            case Application(model=model, adapter=adapter):
+                yield model
+                yield adapter
         for module in self.modules:
             for part in module.slices:
                 if part.base is not None:

@@ -11,7 +11,7 @@ from typing import Final
 
 from mergebuild.errors import did_you_mean
 from mergebuild.methods.declaration import Method
-from mergebuild.recipe import fields, names, node, references, validate, variables
+from mergebuild.recipe import fields, kinds, names, references, validate, variables
 from mergebuild.recipe.context import Context, in_order, shown
 from mergebuild.recipe.model import Node, Recipe
 from mergebuild.recipe.overrides import Overrides
@@ -38,17 +38,13 @@ def read(
     if "sources" in keys:
         known.aliases = references.aliases(keys["sources"].value, bodies, known, ctx)
     seed = fields.whole(keys["seed"].value, "'seed'", ctx) if "seed" in keys else None
-    allowed = (*node.MERGEKIT_KEYS, *node.NATIVE_KEYS)
     nodes: dict[str, Node] = {}
     for name, entry in bodies.items():
-        about = ctx.within(name)
-        before = len(ctx.problems)
-        body = fields.entries(entry.value, "the node", about, allowed)
-        if not body and len(ctx.problems) > before:
-            continue
-        one = node.read(name, body, entry.at, methods, known, ctx, seed or 0)
-        method = methods.get(one.method)
-        nodes[name] = validate.fitted(one, method, ctx) if method else one
+        one = kinds.read(name, entry, methods, known, ctx, seed or 0)
+        if one is not None:
+            nodes[name] = one
+    nodes.update(validate.applications(known))
+    validate.check_adapters(nodes, ctx)
     validate.check_cycles(nodes, ctx)
     outputs = _outputs(keys.get("outputs"), list(bodies), nodes, ctx)
     title = fields.text(keys["name"].value, "'name'", ctx) if "name" in keys else None

@@ -11,9 +11,9 @@ from typing import Final, Literal, cast
 
 from mergebuild.errors import Location, did_you_mean
 from mergebuild.methods.declaration import Method
-from mergebuild.recipe import fields, parameters, tokenizer
+from mergebuild.recipe import fields, parameters, settings, tokenizer
 from mergebuild.recipe.context import Context, shown
-from mergebuild.recipe.model import Input, ModelRef, Module, Node, Slice
+from mergebuild.recipe.model import Input, Module, Node, Slice
 from mergebuild.recipe.references import Names, resolve
 from mergebuild.recipe.tree import Entry, Fields, Items, Leaf, Tree
 
@@ -23,7 +23,6 @@ MERGEKIT_KEYS: Final = (
     *("tokenizer_source", "tokenizer", "chat_template"),
 )
 NATIVE_KEYS: Final = ("description", "seed", "keep", "missing")
-DTYPES: Final = ("bfloat16", "float16", "float32", "float64")
 
 
 def read(
@@ -38,7 +37,7 @@ def read(
     """The node of a configuration whose keys are known to be allowed."""
     method = _method(keys, at, methods, ctx.within(name))
     ctx = ctx.within(name, methods.get(method))
-    base = _model(keys, "base_model", names, ctx)
+    base = settings.model(keys, "base_model", names, ctx)
     given = [body for body in BODIES if body in keys]
     if not given:
         hint = "list the models to merge under 'models:'"
@@ -47,9 +46,7 @@ def read(
         places = sorted((keys[body].at, body) for body in given)
         said = f"'{places[1][1]}' and '{places[0][1]}' exclude each other"
         ctx.error(said, places[1][0], "keep one of 'models', 'slices' and 'modules'")
-    seed = fields.whole(keys["seed"].value, "'seed'", ctx) if "seed" in keys else None
-    keep = _choice(keys, "keep", ("cache", "never"), ctx)
-    missing = _choice(keys, "missing", ("copy", "error"), ctx)
+    missing = settings.choice(keys, "missing", ("copy", "error"), ctx)
     return Node(
         name=name,
         method=method,
@@ -57,14 +54,14 @@ def read(
         base=base,
         parameters=parameters.read(keys, ctx),
         at=at,
-        dtype=_dtype(keys, "dtype", ctx),
-        out_dtype=_dtype(keys, "out_dtype", ctx),
+        dtype=settings.dtype(keys, "dtype", ctx),
+        out_dtype=settings.dtype(keys, "out_dtype", ctx),
         tokenizer=tokenizer.read(keys, names, ctx),
         chat_template=tokenizer.template(keys, ctx),
-        seed=default_seed if seed is None else seed,
-        keep=cast(Literal["cache", "never"], keep or "cache"),
+        seed=settings.seed(keys, default_seed, ctx),
+        keep=settings.keep(keys, ctx),
         missing=cast(Literal["copy", "error"], missing or "copy"),
-        description=_text(keys, "description", ctx),
+        description=settings.text(keys, "description", ctx),
     )
 
 
@@ -79,31 +76,6 @@ def _method(
     if name is not None and name not in methods:
         ctx.error(f"unknown method {shown(name)}", tree.at, did_you_mean(name, list(methods)))
     return name or ""
-
-
-def _model(keys: Mapping[str, Entry], key: str, names: Names, ctx: Context) -> ModelRef | None:
-    return resolve(keys[key].value, f"'{key}'", names, ctx) if key in keys else None
-
-
-def _text(keys: Mapping[str, Entry], key: str, ctx: Context) -> str | None:
-    return fields.text(keys[key].value, f"'{key}'", ctx) if key in keys else None
-
-
-def _choice(
-    keys: Mapping[str, Entry], key: str, choices: tuple[str, ...], ctx: Context
-) -> str | None:
-    return fields.choice(keys[key].value, f"'{key}'", choices, ctx) if key in keys else None
-
-
-def _dtype(keys: Mapping[str, Entry], key: str, ctx: Context) -> str | None:
-    name = _text(keys, key, ctx)
-    if name is None:
-        return None
-    short = name.removeprefix("torch.")
-    if short not in DTYPES:
-        at = keys[key].value.at
-        ctx.error(f"unknown {key} {shown(name)}", at, did_you_mean(short, DTYPES))
-    return short
 
 
 def _modules(body: str, entry: Entry, names: Names, ctx: Context) -> tuple[Module, ...]:
@@ -166,7 +138,7 @@ def _slice(tree: Tree, names: Names, ctx: Context) -> Slice | None:
             ctx.error(said, one.at, f"{end - first} and {b - a} layers cannot be merged")
     if not kept:
         return None
-    base = _model(keys, "base_model", names, ctx)
+    base = settings.model(keys, "base_model", names, ctx)
     return Slice(kept, base, parameters.read(keys, ctx), tree.at)
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from mergebuild.errors import Location, Problem, UsageError, did_you_mean, nearest
 from mergebuild.recipe import fields
 from mergebuild.recipe.context import Context, shown
-from mergebuild.recipe.model import ModelRef, NodeRef, Source
+from mergebuild.recipe.model import Application, ModelRef, NodeRef, Source
 from mergebuild.recipe.overrides import Overrides
 from mergebuild.recipe.tree import Entry, Leaf, Tree
 
@@ -24,7 +24,8 @@ _MAPPING_HINT = "write {model: {path: ..., revision: ...}, lora: {path: ...}}"
 class Names:
     """What a reference can mean, and which aliases and overrides have been met so far.
 
-    `mirrors` are overrides that give way to the others, and that need not be met.
+    `mirrors` are overrides that give way to the others, and that need not be met. `applied` are
+    the references `model+adapter` in which one of the two is a node.
     """
 
     nodes: Collection[str] = ()
@@ -34,6 +35,7 @@ class Names:
     met_aliases: set[str] = field(default_factory=set)
     met_overrides: set[str] = field(default_factory=set)
     literals: dict[str, None] = field(default_factory=dict)
+    applied: dict[str, tuple[Application, Location]] = field(default_factory=dict)
 
     def unmatched(self) -> None:
         """Raises UsageError for overrides that replaced nothing."""
@@ -67,6 +69,8 @@ def resolve(tree: Tree, what: str, names: Names, ctx: Context) -> ModelRef:
         return _known(found, "a model", names, ctx) or found
     if found.name in names.overrides or found.name in names.mirrors:
         return overridden(replace(found, lora=None), names)
+    if found.place in names.nodes or found.lora.place in names.nodes:
+        return _applied(found, names, ctx)
     model = _known(replace(found, lora=None), "a model", names, ctx)
     lora = _known(found.lora, "a LoRA", names, ctx)
     if model is None or lora is None:
@@ -78,13 +82,36 @@ def resolve(tree: Tree, what: str, names: Names, ctx: Context) -> ModelRef:
     return replace(model, lora=lora, name=found.name, text=text)
 
 
+def _applied(found: Source, names: Names, ctx: Context) -> NodeRef:
+    """A LoRA on a model, at least one of them a node: a node of its own, under the whole text."""
+    assert found.lora is not None
+    at = found.at or Location("", 1, 1)
+    model = _part(replace(found, lora=None), "a model", names, ctx)
+    adapter = _part(found.lora, "a LoRA", names, ctx)
+    for part in (model, adapter):
+        if isinstance(part, Source) and part.lora is not None:
+            ctx.error(f"{shown(found.name)} applies more than one LoRA", at)
+    if isinstance(adapter, Source):
+        adapter = replace(adapter, adapter=True)
+    if model is not None and adapter is not None:
+        names.applied.setdefault(found.name, (Application(model, adapter), at))
+    return NodeRef(found.name, found.at)
+
+
+def _part(part: Source, role: str, names: Names, ctx: Context) -> ModelRef | None:
+    if part.place not in names.nodes:
+        return _known(part, role, names, ctx)
+    if part.revision is not None:
+        at = part.at or Location("", 1, 1)
+        ctx.error(f"node {shown(part.place)} takes no revision", at, "only the Hub has revisions")
+    return NodeRef(part.place, part.at)
+
+
 def _known(part: Source, role: str, names: Names, ctx: Context) -> Source | None:
     """One part of a reference as alias or as literal, overridden if asked for."""
     at = part.at or Location("", 1, 1)
     if part.place in names.nodes:
-        hint = "make a node that merges it, or put the LoRA on a source"
-        said = "cannot be a LoRA" if role == "a LoRA" else "takes no revision and no LoRA"
-        ctx.error(f"node {shown(part.place)} {said}", at, hint)
+        ctx.error(f"node {shown(part.place)} takes no revision", at, "only the Hub has revisions")
         return None
     if alias := names.aliases.get(part.place):
         names.met_aliases.add(part.place)

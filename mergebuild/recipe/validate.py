@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import Final
 
 from mergebuild.methods.declaration import REQUIRED, Method, Scope
 from mergebuild.recipe.context import Context, shown
 from mergebuild.recipe.model import (
+    Application,
+    Extraction,
     Input,
     ModelRef,
     Module,
@@ -21,6 +24,9 @@ from mergebuild.recipe.model import (
     Slice,
     Tokenizer,
 )
+from mergebuild.recipe.references import Names
+
+APPLY: Final = "apply_lora"
 
 
 def fitted(node: Node, method: Method, ctx: Context) -> Node:
@@ -129,6 +135,33 @@ def _check_missing(
         listed = any(entry.model == base for entry in part.inputs)
         if parameter.scope is Scope.INPUT and base is not None and not listed and base.at:
             ctx.error(f"base {shown(str(base))} needs the parameter '{name}'", base.at, hint)
+
+
+def applications(names: Names) -> dict[str, Node]:
+    """The nodes that references `model+adapter` stand for."""
+    return {
+        name: Node(name, APPLY, (), None, {}, at, keep="never", body=body)
+        for name, (body, at) in names.applied.items()
+    }
+
+
+def check_adapters(nodes: Mapping[str, Node], ctx: Context) -> None:
+    """Reports adapters that stand where a model belongs, and models in the place of an adapter."""
+    for node in nodes.values():
+        body = node.body
+        adapter = body.adapter if isinstance(body, Application) else None
+        about = ctx if adapter is not None else ctx.within(node.name)
+        for reference in _uses(node):
+            made = nodes.get(reference.name)
+            if made is None:
+                continue
+            at, name = reference.at or node.at, shown(reference.name)
+            makes_adapter = isinstance(made.body, Extraction)
+            if makes_adapter and reference is not adapter:
+                hint = f"put it behind its base: {shown(f'BASE+{reference.name}')}"
+                about.error(f"node {name} is a LoRA, not a model", at, hint)
+            elif not makes_adapter and reference is adapter:
+                about.error(f"node {name} is a model, not a LoRA", at, "its kind must be 'lora'")
 
 
 def check_cycles(nodes: Mapping[str, Node], ctx: Context) -> None:

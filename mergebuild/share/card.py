@@ -9,8 +9,9 @@ from typing import Any
 import yaml
 
 from mergebuild.methods.declaration import Method
+from mergebuild.operations import OPERATIONS
 from mergebuild.plan import Plan
-from mergebuild.recipe import Node
+from mergebuild.recipe import Extraction, Mixture, Node
 from mergebuild.share.lineage import Lineage, describe_node, hub_ids, licence, lineage
 
 
@@ -39,22 +40,36 @@ def model_card(plan: Plan, name: str, methods: Mapping[str, Method]) -> str:
 def _front_matter(line: Lineage) -> dict[str, Any]:
     licences = {licence(leaf) for leaf in line.leaves}
     only = licences.pop() if len(licences) == 1 else None
+    made = line.nodes[-1]
+    leaves = line.leaves
+    relation, library, tag = "merge", "transformers", "merge"
+    if isinstance(made.body, Extraction):
+        relation, library, tag = "adapter", "peft", "lora"
+        leaves = tuple(leaf for leaf in leaves if leaf.source == made.base)
+    elif isinstance(made.body, Mixture):
+        tag = "moe"
     return {
-        "base_model": list(dict.fromkeys(hub_ids(line.leaves))),
-        "base_model_relation": "merge",
-        "library_name": "transformers",
-        "tags": ["mergebuild", "merge"],
+        "base_model": list(dict.fromkeys(hub_ids(leaves))),
+        "base_model_relation": relation,
+        "library_name": library,
+        "tags": ["mergebuild", tag],
         **({"license": only} if only else {}),
     }
 
 
 def _introduction(line: Lineage) -> str:
     steps = len(line.nodes)
-    how = "one merge" if steps == 1 else f"a chain of {steps} merges"
-    return (
-        f"This model is {how} of pre-trained models, built with mergebuild. "
-        "`mergebuild.json` beside it says of every tensor what it was made from."
-    )
+    body = line.nodes[-1].body
+    if isinstance(body, Extraction):
+        what = f"LoRA of `{body.model}` for `{line.nodes[-1].base}`"
+        about = f"This adapter is a {what}, extracted with mergebuild. "
+    else:
+        what = "merge" if all(node.body is None for node in line.nodes) else "step"
+        how = f"one {what}" if steps == 1 else f"a chain of {steps} {what}s"
+        if isinstance(body, Mixture) and steps == 1:
+            how = "a mixture of experts"
+        about = f"This model is {how} of pre-trained models, built with mergebuild. "
+    return f"{about}`mergebuild.json` beside it says of every tensor what it was made from."
 
 
 def _leaf_rows(line: Lineage) -> Iterator[str]:
@@ -80,7 +95,7 @@ def _step(node: Node) -> str:
 
 def _references(line: Lineage, methods: Mapping[str, Method]) -> Iterator[str]:
     for name in dict.fromkeys(node.method for node in line.nodes):
-        method = methods[name]
+        method = OPERATIONS.get(name) or methods[name]
         papers = "; ".join(
             f"{paper.authors}: {paper.title}"
             + (

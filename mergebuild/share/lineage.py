@@ -8,7 +8,20 @@ from typing import Any
 
 from mergebuild.digest import fields_digest
 from mergebuild.plan import Leaf, Plan
-from mergebuild.recipe import Module, Node, NodeRef, Parameters, Slice, Source, Value
+from mergebuild.recipe import (
+    Application,
+    Expert,
+    Extraction,
+    Mixture,
+    Module,
+    Node,
+    NodeRef,
+    Parameters,
+    Slice,
+    Source,
+    Value,
+)
+from mergebuild.recipe.model import Body
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +47,8 @@ def lineage(plan: Plan, name: str) -> Lineage:
 def describe_node(node: Node) -> dict[str, Any]:
     """A node's canonical form, as JSON-like data: what the recipe says, without layout."""
     head: dict[str, Any] = {"node": node.name, "merge_method": node.method}
+    if node.body is not None:
+        head = {"node": node.name, **_body(node.body)}
     for key, value in (
         ("description", node.description),
         ("base_model", str(node.base) if node.base is not None else None),
@@ -45,7 +60,44 @@ def describe_node(node: Node) -> dict[str, Any]:
             head[key] = value
     if node.seed:
         head["seed"] = node.seed
+    if node.body is not None:
+        return head
     return {**head, "modules": [_module(module) for module in node.modules]}
+
+
+def _body(body: Body) -> dict[str, Any]:
+    """What a node says that is no merge, as a recipe would write it."""
+    match body:
+        case Extraction():
+            ranks = {pattern or "*": rank for pattern, rank in body.ranks}
+            return {
+                "kind": "lora",
+                "model": str(body.model),
+                "rank": ranks["*"] if list(ranks) == ["*"] else ranks,
+                **({"alpha": body.alpha} if body.alpha is not None else {}),
+                **({"modules": list(body.modules)} if body.modules else {}),
+                "embeddings": body.embeddings,
+                **({"modules_to_save": list(body.saved)} if body.saved else {}),
+            }
+        case Mixture():
+            return {
+                "kind": "moe",
+                **({"architecture": body.architecture} if body.architecture else {}),
+                "experts": [_expert(expert) for expert in body.experts],
+                **({"shared_experts": [_expert(e) for e in body.shared]} if body.shared else {}),
+                "experts_per_token": body.per_token,
+                **({"gates": str(body.gates)} if body.gates is not None else {}),
+            }
+        case Application():
+            return {"model": str(body.model), "lora": str(body.adapter)}
+
+
+def _expert(expert: Expert) -> dict[str, Any]:
+    return {
+        "source_model": str(expert.model),
+        "gate": {"vectors": expert.gate} if expert.gate is not None else "random",
+        **({"residual_scale": expert.scale} if expert.scale != 1.0 else {}),
+    }
 
 
 def _module(module: Module) -> dict[str, Any]:

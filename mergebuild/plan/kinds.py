@@ -1,0 +1,24 @@
+"""Outlining a node of any kind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from mergebuild.methods.declaration import Method
+from mergebuild.plan.application import outline_application
+from mergebuild.plan.extraction import outline_extraction
+from mergebuild.plan.node import Outlined, outline_node
+from mergebuild.plan.outline import Outline
+from mergebuild.recipe import Application, Extraction, ModelRef, Node
+
+
+def outline_any(
+    node: Node, methods: Mapping[str, Method], outlines: Mapping[ModelRef, Outline], native: bool
+) -> Outlined:
+    """Everything about a node that is known before anything is computed. Raises RecipeError."""
+    match node.body:
+        case Extraction() as body:
+            return outline_extraction(node, body, methods, outlines)
+        case Application() as body:
+            return outline_application(node, body, methods, outlines)
+    return outline_node(node, methods, outlines, native)
