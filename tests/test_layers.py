@@ -48,7 +48,7 @@ ONLY: dict[str, tuple[str, ...]] = {
 # be imported without it: planning must not load torch.
 THIRD_PARTIES: dict[str, tuple[str, ...]] = {
     "huggingface_hub": (),
-    "networkx": ("graph", "plan"),
+    "networkx": ("graph", "plan", "share"),
     "numba": ("kernels",),
     "numpy": ("kernels",),
     "rich": ("console", "report"),

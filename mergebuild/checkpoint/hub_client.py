@@ -26,6 +26,10 @@ _LOGIN: Final = "log in with `hf auth login`, or set HF_TOKEN"
 _OFFLINE: Final = "HF_HUB_OFFLINE=1 takes what is in the cache, as far as it goes"
 
 
+class Unreachable(CheckpointError):
+    """The Hub does not answer at all."""
+
+
 @dataclass(frozen=True, slots=True)
 class Listing:
     """What a commit of a repository holds: sizes by file name."""
@@ -41,7 +45,7 @@ def endpoint() -> str:
 
 def list_files(repo: str, revision: str | None) -> Listing:
     """What a revision (None: the main branch) holds now. One request. Raises CheckpointError."""
-    with _explained(repo, revision):
+    with explained(repo, revision):
         from huggingface_hub import HfApi
 
         api = HfApi(endpoint=endpoint(), library_name="mergebuild")
@@ -58,7 +62,7 @@ def fetch(repo: str, commit: str, name: str, cache: Path, progress: Callable[[in
 
     `progress` is told of bytes as they come. Raises CheckpointError.
     """
-    with _explained(repo, commit):
+    with explained(repo, commit):
         from huggingface_hub import hf_hub_download
 
         hf_hub_download(
@@ -95,18 +99,41 @@ def _bar(progress: Callable[[int], None]) -> Any:
 
 
 @contextmanager
-def _explained(repo: str, revision: str | None) -> Iterator[None]:
+def explained(repo: str, revision: str | None, done: str = "fetched from") -> Iterator[None]:
     """Turns what the library raises into a CheckpointError; a bug passes as it is."""
     try:
         yield
     except Exception as error:
-        found = _explanation(repo, revision, error)
+        found = _explanation(repo, revision, error, done)
         if found is None:
             raise
-        raise CheckpointError.of(found[0], hint=found[1]) from error
+        raise found from error
 
 
-def _explanation(repo: str, revision: str | None, error: Exception) -> tuple[str, str] | None:
+def _explanation(
+    repo: str, revision: str | None, error: Exception, done: str
+) -> CheckpointError | None:
+    """What an error of the library means; None if it is none of those that a user can meet."""
+    found = _refusal(repo, revision, error)
+    if found is not None:
+        return CheckpointError.of(found[0], hint=found[1])
+    from huggingface_hub import errors
+
+    # Whatever transport the library has: `httpx`, `httpx2`, and before them `requests`.
+    transport = (
+        type(error).__module__.partition(".")[0].startswith(("httpx", "httpcore", "requests"))
+    )
+    if not transport and not isinstance(error, (OSError, errors.HfHubHTTPError)):
+        return None
+    reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
+    return Unreachable.of(
+        f"'{repo}' could not be {done} {endpoint()}: {reason[0][:200]}",
+        hint=f"files that came whole are kept: run again, or {_OFFLINE}",
+    )
+
+
+def _refusal(repo: str, revision: str | None, error: Exception) -> tuple[str, str] | None:
+    """What the Hub's own answer says."""
     from huggingface_hub import errors
 
     status = getattr(getattr(error, "response", None), "status_code", None)
@@ -129,14 +156,4 @@ def _explanation(repo: str, revision: str | None, error: Exception) -> tuple[str
         return f"the Hub refuses access to '{repo}' ({status})", f"check the token: {_LOGIN}"
     if isinstance(error, errors.HfHubHTTPError) and status is not None:
         return f"the Hub ({endpoint()}) answers {status} for '{repo}'", f"try again, or {_OFFLINE}"
-    # Whatever transport the library has: `httpx`, `httpx2`, and before them `requests`.
-    transport = (
-        type(error).__module__.partition(".")[0].startswith(("httpx", "httpcore", "requests"))
-    )
-    if transport or isinstance(error, (OSError, errors.HfHubHTTPError)):
-        reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
-        return (
-            f"'{repo}' could not be fetched from {endpoint()}: {reason[0][:200]}",
-            f"files that came whole are kept: run again, or {_OFFLINE}",
-        )
     return None

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mergebuild.cli import building, cache, looking
+from mergebuild.cli import building, cache, exchange, looking
 from mergebuild.cli.signals import interruptible
 from mergebuild.errors import MergebuildError
 
@@ -28,6 +28,8 @@ app.command()(looking.graph)
 app.command()(looking.methods)
 app.command()(looking.inspect)
 app.command()(looking.init)
+app.command("import")(exchange.import_)
+app.command()(exchange.export)
 app.command()(cache.verify)
 app.add_typer(cache.cache, name="cache")
 

@@ -12,6 +12,7 @@ from mergebuild.methods.declaration import Method
 from mergebuild.operations import OPERATIONS
 from mergebuild.plan import Plan
 from mergebuild.recipe import Extraction, Mixture, Node
+from mergebuild.recipe.written import yaml_text
 from mergebuild.share.lineage import Lineage, describe_node, hub_ids, licence, lineage
 
 
@@ -87,7 +88,7 @@ def _step(node: Node) -> str:
     shown = describe_node(node)
     shown.pop("node")
     shown.pop("description", None)
-    text = yaml.safe_dump(shown, sort_keys=False, default_flow_style=None, width=96).strip()
+    text = yaml_text(shown).strip()
     title = f"### {node.name}"
     about = f"\n\n{node.description.strip()}" if node.description else ""
     return f"{title}{about}\n\n{_fenced(text, 'yaml')}"

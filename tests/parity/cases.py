@@ -917,3 +917,34 @@ DIFFERENCES = (
         "qwen2",
     ),
 )
+
+
+# Native recipes: mergekit runs what `mergebuild export` makes of them.
+EXPORTS = (
+    Case(
+        "exported-chain",
+        GRAM,
+        """
+        mergebuild: 1
+        sources: {base: $base, a: $a, b: $b}
+        vars: {half: 0.5}
+        nodes:
+          linear:
+            description: a stage that is called like its method
+            merge_method: linear
+            models:
+              - {model: a, parameters: {weight: "${half}"}}
+              - {model: b, parameters: {weight: [1, 0.25]}}
+            dtype: float32
+          out:
+            merge_method: slerp
+            base_model: base
+            slices:
+              - sources: [{model: base, layer_range: [0, 2]}, {model: linear, layer_range: [0, 2]}]
+                parameters: {t: "${half}"}
+              - sources: [{model: base, layer_range: [2, 4]}, {model: linear, layer_range: [2, 4]}]
+            parameters: {t: [{filter: mlp, value: [0, 1]}, {value: 0.25}]}
+            dtype: float32
+        """,
+    ),
+)

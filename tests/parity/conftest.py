@@ -13,8 +13,11 @@ from textwrap import dedent
 
 import pytest
 
+from mergebuild.methods import registry
+from mergebuild.recipe import parse_recipe
+from mergebuild.share.exported import mergekit_file
 from tests import kit
-from tests.parity.cases import CASES, DIFFERENCES, RANDOM
+from tests.parity.cases import CASES, DIFFERENCES, EXPORTS, RANDOM
 
 DRIVER = Path(__file__).with_name("driver.py")
 QUIET = ("--quiet", "--no-copy-tokenizer", "--no-write-model-card", "--clone-tensors")
@@ -48,6 +51,9 @@ def jobs() -> Iterator[tuple[str, str, str]]:
         yield random.name, "wide", random.config
     for difference in DIFFERENCES:
         yield difference.name, difference.family, difference.config
+    for case in EXPORTS:
+        recipe = parse_recipe(dedent(case.config), Path("r.yaml"), methods=registry())
+        yield case.name, "llama", mergekit_file(recipe, registry(), None).text
 
 
 @pytest.fixture(scope="session")
@@ -111,4 +117,4 @@ def ours(models: Path, tmp_path: Path) -> Callable[[str, str], tuple[kit.Result,
 
 def written(config: str, folder: Path) -> str:
     places = {name: str(folder / name) for name in ("base", "a", "b", "c")}
-    return Template(dedent(config).lstrip()).substitute(places)
+    return Template(dedent(config).lstrip()).safe_substitute(places)

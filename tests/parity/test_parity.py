@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from tests import kit
-from tests.parity.cases import CASES, DIFFERENCES, RANDOM, Case, Difference, Random
+from tests.parity.cases import CASES, DIFFERENCES, EXPORTS, RANDOM, Case, Difference, Random
 from tests.parity.conftest import Outcome
 
 # All on one worker: the oracle starts once.
@@ -36,6 +36,15 @@ def test_agrees(case: Case, family: str, oracle: dict[str, Outcome], ours: Build
     assert result.code == 0, result.stderr
     assert differences(kit.read(out), kit.read(theirs.path), case.tolerance) == []
     assert layers(out) == layers(theirs.path)
+
+
+@pytest.mark.parametrize("case", EXPORTS, ids=lambda case: case.name)
+def test_what_is_exported_agrees(case: Case, oracle: dict[str, Outcome], ours: Build) -> None:
+    theirs = oracle[case.name]
+    assert theirs.error is None
+    result, out = ours(case.config, "llama")
+    assert result.code == 0, result.stderr
+    assert differences(kit.read(out), kit.read(theirs.path), case.tolerance) == []
 
 
 @pytest.mark.parametrize("row", RANDOM, ids=lambda row: row.name)
