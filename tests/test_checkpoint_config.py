@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mergebuild.checkpoint.config import output_config
+from mergebuild.checkpoint.depth import Depth
+from mergebuild.checkpoint.stacks import Stack
 from tests import kit
 
 F, S = "full_attention", "sliding_attention"
@@ -83,11 +85,18 @@ CASES: dict[str, tuple[Mapping[str, Any], dict[str, Any], Mapping[str, Any]]] = 
 }  # fmt: skip
 
 
+def written(config: Mapping[str, Any], layers: Sequence[int] | None = None, **more: Any) -> bytes:
+    """`output_config` with so many layers in the main stack."""
+    stack = Stack("model.layers.", 4, "text_decoder", 4)
+    depths = [] if layers is None else [Depth(stack, layers, main=True)]
+    return output_config(config, depths=depths, **more)
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_cases(case: str) -> None:
     config, changes, expected = CASES[case]
     before = json.dumps(config)
-    text = output_config(config, **changes)
+    text = written(config, **changes)
     assert json.loads(text) == expected
     assert list(json.loads(text)) == list(expected)
     assert json.dumps(config) == before
@@ -115,8 +124,8 @@ JSON = st.recursive(
     st.lists(st.integers(0, 9)),
 )
 def test_any_config(config: dict[str, Any], layers: list[int]) -> None:
-    text = output_config(config, dtype="float32", layers=layers, tied=True)
-    assert text == output_config(
+    text = written(config, dtype="float32", layers=layers, tied=True)
+    assert text == written(
         json.loads(json.dumps(config)), dtype="float32", layers=layers, tied=True
     )
     assert json.loads(text)["tie_word_embeddings"] is True
@@ -126,7 +135,7 @@ def test_it_loads(tmp_path: Path) -> None:
     from transformers import AutoConfig
 
     path = kit.llama(tmp_path / "m", layers=4)
-    text = output_config(kit.config(path), dtype="bfloat16", layers=[0, 1, 2, 3, 2, 3], tied=True)
+    text = written(kit.config(path), dtype="bfloat16", layers=[0, 1, 2, 3, 2, 3], tied=True)
     (path / "config.json").write_bytes(text)
     config = AutoConfig.from_pretrained(path)
     assert (config.num_hidden_layers, config.tie_word_embeddings) == (6, True)

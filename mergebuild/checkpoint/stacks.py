@@ -14,7 +14,7 @@ from typing import Any, Final, Literal
 Position = Literal["before", "after"]
 
 _COUNTS: Final = ("num_hidden_layers", "n_layer", "num_layers", "n_layers")
-_DECODER_COUNTS: Final = ("num_decoder_layers", "decoder_layers")
+DECODER_COUNTS: Final = ("num_decoder_layers", "decoder_layers")
 
 TEXT_SECTIONS: Final = ("text_config", "llm_config", "language_config")
 """What configs call the section about the language model in a larger model."""
@@ -27,9 +27,11 @@ _ROLES: Final = (
     ("encoder", ("encoder",)),
     ("decoder", ("decoder",)),
 )
-_BEFORE: Final = ("embed", "patch", "position", "token")
+_BEFORE: Final = (
+    "embed", "patch", "position", "token", "conv", "multi", "connector", "aligner", "resampler",
+)  # fmt: skip
 _BEFORE_WORDS: Final = frozenset(
-    {"wte", "wpe", "tok", "pos", "emb", "shared", "pre", "stem", "cls"}
+    {"wte", "wpe", "tok", "pos", "emb", "shared", "pre", "stem", "cls", "mm"}
 )
 _AFTER_WORDS: Final = frozenset({"head", "out", "output", "post", "final"})
 _HEADS: Final = ("lm_head", "output", "embed_out")
@@ -85,11 +87,32 @@ class ModelLayout:
         """The tensors of one layer: the name within the layer to the whole name."""
         return self._layers[stack.prefix][index]
 
+    def first_only(self, stack: Stack) -> tuple[frozenset[str], frozenset[str]]:
+        """What the first layer has and no other, and what all others have and the first has not,
+        by the names within a layer; nothing where the layers differ in more ways than that.
+
+        Such tensors belong to the first place rather than to the layer, as T5's position bias does.
+        """
+        first, *others = (frozenset(layer) for layer in self._layers[stack.prefix])
+        other = others[0] if others else first
+        if any(layer != other for layer in others) or not (first >= other or first <= other):
+            return frozenset(), frozenset()
+        return first - other, other - first
+
+    def trailing(self, name: str) -> tuple[Stack, int, str] | None:
+        """(stack, how far behind its last layer, name within the layer) of a tensor of a layer for
+        predicting further tokens, which is numbered on from the stack's layers."""
+        parts = numbered(name)
+        stack = self.by_prefix.get(parts[0]) if parts is not None else None
+        if stack is None or parts is None or parts[1] < stack.count:
+            return None
+        return stack, parts[1] - stack.count, parts[2]
+
     def split(self, name: str) -> tuple[Stack | None, int | None, str]:
         """A tensor name as (stack, layer, name within the layer); (None, None, name) beside."""
-        parts = _numbered(name)
+        parts = numbered(name)
         stack = self.by_prefix.get(parts[0]) if parts is not None else None
-        if stack is None or parts is None:
+        if stack is None or parts is None or parts[1] >= stack.count:
             return None, None, name
         return stack, parts[1], parts[2]
 
@@ -108,11 +131,15 @@ def find_layout(names: Iterable[str], config: Mapping[str, Any] | None) -> Model
     ordered = sorted(names)
     runs: dict[str, dict[int, dict[str, str]]] = {}
     for name in ordered:
-        if (parts := _numbered(name)) is not None:
+        if (parts := numbered(name)) is not None:
             prefix, index, rest = parts
             runs.setdefault(prefix, {}).setdefault(index, {})[rest] = name
     runs = {prefix: run for prefix, run in sorted(runs.items()) if max(run) == len(run) - 1}
-    layers = {prefix: [run[i] for i in range(len(run))] for prefix, run in runs.items()}
+    extra = _predicting(config)
+    layers = {
+        prefix: [run[i] for i in range(len(run) - extra.get(len(run), 0))]
+        for prefix, run in runs.items()
+    }
     stacks = [
         Stack(prefix, len(run), _role(prefix), sum(map(len, run))) for prefix, run in layers.items()
     ]
@@ -143,12 +170,34 @@ def layer_count(config: Mapping[str, Any] | None) -> int | None:
     return None
 
 
+def ties(config: Mapping[str, Any] | None) -> bool | None:
+    """Whether the config says that the output head is the embedding; None if it says nothing."""
+    top: Mapping[str, Any] = config or {}
+    for section in (top, *(top.get(key) for key in TEXT_SECTIONS)):
+        if isinstance(section, Mapping) and isinstance(section.get("tie_word_embeddings"), bool):
+            return bool(section["tie_word_embeddings"])
+    return None
+
+
+def _predicting(config: Mapping[str, Any] | None) -> Mapping[int, int]:
+    """Of stacks with a number of layers, how many of those are for predicting further tokens: as
+    many as the config says, in a stack that has them on top of its own (DeepSeek, GLM)."""
+    top: Mapping[str, Any] = config or {}
+    for section in (top, *(top.get(key) for key in TEXT_SECTIONS)):
+        if isinstance(section, Mapping):
+            extra = section.get("num_nextn_predict_layers")
+            count = layer_count(section)
+            if type(extra) is int and extra > 0 and count is not None and count > 0:
+                return {count + extra: extra}
+    return {}
+
+
 def count_keys(section: Mapping[str, Any]) -> list[str]:
     """Under which keys a section of a config has the number of layers of its main stack.
 
     Of an encoder and a decoder that is the decoder, and `num_layers` speaks of the encoder.
     """
-    decoder = [key for key in _DECODER_COUNTS if type(section.get(key)) is int]
+    decoder = [key for key in DECODER_COUNTS if type(section.get(key)) is int]
     return decoder or [key for key in _COUNTS if type(section.get(key)) is int]
 
 
@@ -157,7 +206,7 @@ def position(name: str) -> Position:
     words = _SPLIT.split(name.lower())
     if not _AFTER_WORDS.isdisjoint(words):
         return "after"
-    early = any(word.startswith(_BEFORE) for word in words) or "conv_in" in name
+    early = any(word.startswith(_BEFORE) for word in words)
     return "before" if early or not _BEFORE_WORDS.isdisjoint(words) else "after"
 
 
@@ -176,7 +225,7 @@ def head_and_embedding(names: Iterable[str]) -> tuple[str | None, str | None]:
         name
         for name in names
         if name.endswith(".weight")
-        and _numbered(name) is None
+        and numbered(name) is None
         and not any(word in name for word in _MODALITIES)
     ]
     return _outermost(weights, _HEADS), _outermost(weights, _EMBEDDINGS)
@@ -191,7 +240,7 @@ def _outermost(weights: Iterable[str], modules: Sequence[str]) -> str | None:
     return min(found)[2] if found else None
 
 
-def _numbered(name: str) -> tuple[str, int, str] | None:
+def numbered(name: str) -> tuple[str, int, str] | None:
     """(prefix, index, rest) at the first number among a name's parts, if there is one inside."""
     parts = name.split(".")
     for at, part in enumerate(parts[:-1]):

@@ -10,15 +10,20 @@ from math import prod
 from typing import Final
 
 from mergebuild.checkpoint.config import output_config
+from mergebuild.checkpoint.depth import Depth
 from mergebuild.checkpoint.dtypes import is_floating, itemsize
-from mergebuild.checkpoint.stacks import head_and_embedding
+from mergebuild.checkpoint.layer_rules import Unsayable
+from mergebuild.checkpoint.stacks import head_and_embedding, ties
 from mergebuild.digest import bytes_digest
 from mergebuild.errors import RecipeError
 from mergebuild.expression import Expression, tensor_key
 from mergebuild.methods.declaration import Method
+from mergebuild.plan.cast import Cast, Misfit, cast_of, pattern_of
 from mergebuild.plan.outline import Outline, SideFile, TensorOutline, make_outline
 from mergebuild.plan.resolve import Remarks, Resolver, some
-from mergebuild.plan.slots import Cast, Misfit, Slot, cast_of, slots, source_layers
+from mergebuild.plan.rows import depths
+from mergebuild.plan.slots import Slot, slots
+from mergebuild.plan.view import view_of
 from mergebuild.recipe import ModelRef, Node, Parameters
 from mergebuild.recipe.values import matches
 
@@ -44,17 +49,18 @@ def outline_node(
     """
     method = methods[node.method]
     _refuse_vocabulary(node)
+    pattern = outlines[pattern_of(node, method)]
+    views = {model: view_of(outlines[model], pattern) for model in node.references()}
     groups = [
-        [cast_of(node, module, part, method, outlines) for part in module.slices]
+        [cast_of(node, module, part, method, views) for part in module.slices]
         for module in node.modules
     ]
-    model = node.base or groups[0][0].participants[0].model
-    pattern = outlines[model]
     remarks = Remarks()
     resolver = Resolver(node, method, methods["passthrough"], native, remarks)
     expressions: dict[str, Expression] = {}
     try:
-        found = list(slots(node, groups))
+        found = list(slots(node, groups, remarks.note))
+        moved = depths(node, groups)
     except Misfit as error:
         raise RecipeError(error.problem) from error
     for slot in found:
@@ -72,7 +78,7 @@ def outline_node(
         name: TensorOutline(tensor_key(e), e.dtype, e.shape)
         for name, e in sorted(expressions.items())
     }
-    config = _config(pattern, tensors, source_layers(node, groups))
+    config = _config(node, pattern, tensors, moved)
     outline = make_outline(
         name=node.name,
         tensors=tensors,
@@ -93,9 +99,9 @@ def _with_head(slot: Slot, pattern: Outline, remarks: Remarks) -> Slot | None:
     `pattern` is the checkpoint whose config the output gets.
     """
     participants = slot.cast.participants
-    if slot.name not in {p.outline.head for p in participants}:
+    if slot.name not in {p.view.head for p in participants}:
         return slot
-    if (pattern.config or {}).get("tie_word_embeddings") is True:
+    if ties(pattern.config) is True:
         remarks.note(
             f"not written: the config of '{pattern.name}' ties it to the embedding", slot.name
         )
@@ -109,7 +115,7 @@ def _with_head(slot: Slot, pattern: Outline, remarks: Remarks) -> Slot | None:
 
 
 def _config(
-    pattern: Outline, tensors: Mapping[str, TensorOutline], layers: Sequence[int] | None
+    node: Node, pattern: Outline, tensors: Mapping[str, TensorOutline], moved: Sequence[Depth]
 ) -> bytes | None:
     if pattern.config is None:
         return None
@@ -119,8 +125,17 @@ def _config(
             sizes[tensor.dtype] += prod(tensor.shape) * itemsize(tensor.dtype)
     dtype = sizes.most_common(1)[0][0] if sizes else None
     head, _ = head_and_embedding(tensors)
-    untied = head is not None and pattern.config.get("tie_word_embeddings") is not False
-    return output_config(pattern.config, dtype=dtype, layers=layers, tied=False if untied else None)
+    untied = head is not None and ties(pattern.config) is not False
+    try:
+        return output_config(
+            pattern.config, dtype=dtype, depths=moved, tied=False if untied else None
+        )
+    except Unsayable as error:
+        raise RecipeError.of(
+            f"node '{node.name}': no config as that of '{pattern.name}' fits these layers: {error}",
+            at=node.at,
+            hint="choose slices that keep every layer at a place of its kind",
+        ) from error
 
 
 def _config_file(config: bytes | None) -> Iterator[SideFile]:
@@ -168,8 +183,14 @@ def _structure(groups: Sequence[Sequence[Cast]], pattern: Outline) -> Iterator[s
     """What the user should know of the inputs themselves."""
     participants = {str(p.model): p for group in groups for c in group for p in c.participants}
     for name, participant in participants.items():
-        if participant.outline.layout.mismatch is not None:
-            yield f"'{name}': {participant.outline.layout.mismatch}"
+        view = participant.view
+        if view.layout.mismatch is not None:
+            yield f"'{name}': {view.layout.mismatch}"
+        for own, output, count in view.rules:
+            yield (
+                f"names in '{name}' begin with '{own}' where they begin with '{output}' in "
+                f"'{pattern.name}': {count} tensors matched by what follows"
+            )
     code = [file.name for file in pattern.side_files if file.code]
     if code:
         yield f"Python code of '{pattern.name}' is copied, not run: {', '.join(code)}"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mergebuild.checkpoint.stacks import ModelLayout, find_layout, head_and_embedding
+from mergebuild.checkpoint.stacks import ModelLayout, find_layout, head_and_embedding, ties
 from mergebuild.digest import fields_digest
 
 
@@ -66,8 +66,8 @@ class Outline:
     def tied(self) -> bool:
         """Whether the output head is the embedding: the config says so, or, where it says
         nothing, there is an embedding and no head."""
-        said = (self.config or {}).get("tie_word_embeddings")
-        if isinstance(said, bool):
+        said = ties(self.config)
+        if said is not None:
             return said
         return self.head is None and self.embedding is not None
 

@@ -20,8 +20,9 @@ from mergebuild.methods.declaration import (
     Parameter,
     Scope,
 )
+from mergebuild.plan.cast import Participant
 from mergebuild.plan.outline import TensorOutline
-from mergebuild.plan.slots import Participant, Slot
+from mergebuild.plan.slots import Slot
 from mergebuild.recipe import Condition, ModelRef, Node, Parameters
 from mergebuild.recipe.values import conditions, first, interpolate
 
