@@ -49,6 +49,8 @@ RUNS = [
     (["methods"], 0, "task_arithmetic", ""),
     (["methods", "ties"], 0, "merge_method: ties", ""),
     (["methods", "tie"], 2, "", "hint: did you mean 'ties'?"),
+    (["schema"], 0, '"title": "mergebuild recipe"', ""),
+    (["schema", "--mergekit"], 0, '"title": "mergekit configuration"', ""),
     (["inspect", "build/blend"], 0, "built by mergebuild as 'blend'", ""),
     (["inspect", "build/blend", "--tensors"], 0, "model.norm.weight  float32  [16]", ""),
     (["inspect", "base", "--json"], 0, '"built": null', ""),

@@ -18,6 +18,7 @@ from mergebuild.errors import UsageError, did_you_mean
 from mergebuild.files import write_file
 from mergebuild.graph import build_order, node_graph
 from mergebuild.methods import registry
+from mergebuild.recipe.schema import mergekit_schema, recipe_schema
 from mergebuild.recipe.starter import STARTER
 
 
@@ -66,6 +67,16 @@ def inspect(
         typer.echo(json.dumps(inspect_json(path), indent=1))
     else:
         typer.echo(inspect_text(path, tensors))
+
+
+def schema(
+    mergekit: Annotated[
+        bool, typer.Option("--mergekit", help="That of mergekit files, not of native recipes.")
+    ] = False,
+) -> None:
+    """Write the JSON schema of recipes, by which editors complete and check them."""
+    made = mergekit_schema(registry()) if mergekit else recipe_schema(registry())
+    typer.echo(json.dumps(made, indent=1, ensure_ascii=False))
 
 
 def init(

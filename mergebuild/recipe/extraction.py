@@ -20,6 +20,7 @@ KEYS: Final = (
     *("model", "base_model", "rank", "alpha", "modules", "embeddings", "modules_to_save"),
     *("dtype", "out_dtype"),
 )
+EMBEDDINGS: Final = ("lora", "save", "leave")
 METHOD: Final = "extract_lora"
 _RANK_HINT: Final = 'rank: 16, or by PEFT\'s patterns: rank: {q_proj: 32, "*": 16}'
 
@@ -40,7 +41,7 @@ def read(
         ctx.error("'model' is the base itself", keys["model"].value.at, "name the finetune")
     ranks = _ranks(keys["rank"], ctx) if "rank" in keys else ()
     alpha = _alpha(keys["alpha"], ctx) if "alpha" in keys else None
-    embeddings = settings.choice(keys, "embeddings", ("lora", "save", "leave"), ctx)
+    embeddings = settings.choice(keys, "embeddings", EMBEDDINGS, ctx)
     modules = settings.filters(keys, "modules", ctx)
     saved = settings.filters(keys, "modules_to_save", ctx)
     dtype = settings.dtype(keys, "dtype", ctx)

@@ -22,8 +22,8 @@ MERGEKIT_KEYS: Final = (
 NATIVE_KEYS: Final = ("gates", "seed", "out_dtype")
 ARCHITECTURES: Final = ("mixtral", "qwen2_moe", "qwen3_moe")
 METHOD: Final = "moe"
-_EXPERT_KEYS: Final = ("source_model", "positive_prompts", "negative_prompts", "noise_scale")
-_GATES: Final = ("random", "vectors")
+GATES: Final = ("random", "vectors")
+GATE_KEYS: Final = ("vectors",)
 _PROMPTED: Final = ("hidden", "cheap_embed")
 _POSSIBLE: Final = (
     "'gate_mode: random' is possible; in a native recipe also 'gates: FILE', vectors that were "
@@ -99,7 +99,7 @@ def _mode(keys: Mapping[str, Entry], vectors: bool, at: Location, ctx: Context) 
     if isinstance(tree, Leaf) and tree.text in _PROMPTED:
         _prompted(tree.text, tree.at, ctx)
         return "random"
-    return fields.choice(tree, "'gate_mode'", _GATES, ctx) or "random"
+    return fields.choice(tree, "'gate_mode'", GATES, ctx) or "random"
 
 
 def _prompted(mode: str, at: Location, ctx: Context) -> None:
@@ -118,13 +118,18 @@ def _experts(
     return tuple(expert for expert in found if expert is not None)
 
 
+def expert_keys(shared: bool, native: bool) -> tuple[str, ...]:
+    """The keys of an entry of `experts`, or of `shared_experts`."""
+    common = ("source_model", "positive_prompts", "negative_prompts", "noise_scale")
+    return (*common, *("residual_scale",) * shared, *("gate",) * native)
+
+
 def _expert(
     tree: Tree, index: int, shared: bool, mode: str, names: Names, ctx: Context
 ) -> Expert | None:
     what = "an entry of 'shared_experts'" if shared else "an entry of 'experts'"
-    known = (*_EXPERT_KEYS, *(("residual_scale",) if shared else ()), *("gate",) * ctx.native)
     before = len(ctx.problems)
-    keys = fields.entries(tree, what, ctx, known)
+    keys = fields.entries(tree, what, ctx, expert_keys(shared, ctx.native))
     understood = len(ctx.problems) == before
     for prompts in ("positive_prompts", "negative_prompts"):
         if prompts in keys:
@@ -148,8 +153,8 @@ def _gate(keys: Mapping[str, Entry], own: str, mode: str, ctx: Context) -> str |
         return own if mode == "vectors" else None
     tree = keys["gate"].value
     if isinstance(tree, Leaf):
-        return own if fields.choice(tree, "'gate'", _GATES, ctx) == "vectors" else None
-    inner = fields.entries(tree, "'gate'", ctx, ("vectors",))
+        return own if fields.choice(tree, "'gate'", GATES, ctx) == "vectors" else None
+    inner = fields.entries(tree, "'gate'", ctx, GATE_KEYS)
     if "vectors" not in inner:
         ctx.error("'gate' has no 'vectors'", tree.at, "write gate: {vectors: NAME IN THE FILE}")
         return None

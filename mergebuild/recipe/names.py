@@ -13,12 +13,12 @@ from mergebuild.errors import Location
 from mergebuild.recipe.context import Context, shown
 
 LONGEST: Final = 100
-_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
+NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
 
 
 def check(name: str, at: Location, ctx: Context) -> bool:
     """Whether this can name a node."""
-    if _NAME.fullmatch(name) and len(name) <= LONGEST and ".." not in name:
+    if NAME.fullmatch(name) and len(name) <= LONGEST and ".." not in name:
         return True
     hint = f"use letters, digits, '.', '_' and '-', at most {LONGEST}, and no '..'"
     ctx.error(f"{shown(name)} is not a name for a node", at, hint)

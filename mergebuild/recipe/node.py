@@ -23,6 +23,11 @@ MERGEKIT_KEYS: Final = (
     *("tokenizer_source", "tokenizer", "chat_template"),
 )
 NATIVE_KEYS: Final = ("description", "seed", "keep", "missing")
+MODULE_KEYS: Final = ("slices", "models", "parameters")
+SLICE_KEYS: Final = ("sources", "base_model", "parameters", "residual_weight")
+MODEL_KEYS: Final = ("model", "parameters")
+SOURCE_KEYS: Final = ("model", "layer_range", "parameters")
+MISSING: Final = ("copy", "error")
 
 
 def read(
@@ -46,7 +51,7 @@ def read(
         places = sorted((keys[body].at, body) for body in given)
         said = f"'{places[1][1]}' and '{places[0][1]}' exclude each other"
         ctx.error(said, places[1][0], "keep one of 'models', 'slices' and 'modules'")
-    missing = settings.choice(keys, "missing", ("copy", "error"), ctx)
+    missing = settings.choice(keys, "missing", MISSING, ctx)
     return Node(
         name=name,
         method=method,
@@ -89,7 +94,7 @@ def _modules(body: str, entry: Entry, names: Names, ctx: Context) -> tuple[Modul
         ctx.error("'modules' must not be empty", entry.value.at)
     for name, module in modules.items():
         what = f"module {shown(name)}"
-        keys = fields.entries(module.value, what, ctx, ("slices", "models", "parameters"))
+        keys = fields.entries(module.value, what, ctx, MODULE_KEYS)
         if ("slices" in keys) == ("models" in keys):
             ctx.error(f"{what} must have one of 'slices' and 'models'", module.at)
             continue
@@ -102,7 +107,7 @@ def _modules(body: str, entry: Entry, names: Names, ctx: Context) -> tuple[Modul
 def _models(entry: Entry, names: Names, ctx: Context) -> tuple[Slice, ...]:
     """The `models:` form is one slice over all layers."""
     inputs = [
-        _input(tree, "an entry of 'models'", ("model", "parameters"), names, ctx)
+        _input(tree, "an entry of 'models'", MODEL_KEYS, names, ctx)
         for tree in fields.items(entry.value, "'models'", ctx)
     ]
     kept = tuple(one for one in inputs if one is not None)
@@ -115,18 +120,16 @@ def _slices(entry: Entry, names: Names, ctx: Context) -> tuple[Slice, ...]:
 
 
 def _slice(tree: Tree, names: Names, ctx: Context) -> Slice | None:
-    known = ("sources", "base_model", "parameters", "residual_weight")
     before = len(ctx.problems)
-    keys = fields.entries(tree, "an entry of 'slices'", ctx, known)
+    keys = fields.entries(tree, "an entry of 'slices'", ctx, SLICE_KEYS)
     if residual := keys.get("residual_weight"):
         ctx.warn("'residual_weight' has no effect", residual.at, "delete it")
     if "sources" not in keys:
         if len(ctx.problems) == before:
             ctx.error("a slice has no 'sources'", tree.at)
         return None
-    allowed = ("model", "layer_range", "parameters")
     inputs = [
-        _input(item, "an entry of 'sources'", allowed, names, ctx)
+        _input(item, "an entry of 'sources'", SOURCE_KEYS, names, ctx)
         for item in fields.items(keys["sources"].value, "'sources'", ctx)
     ]
     kept = tuple(one for one in inputs if one is not None)

@@ -19,8 +19,9 @@ from mergebuild.recipe.filters import fault
 from mergebuild.recipe.model import Condition, Scalar, Setting, Value
 from mergebuild.recipe.tree import Entry, Fields, Items, Leaf, Tree
 
-_NUMBER: Final = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?", re.ASCII)
+NUMBER: Final = re.compile(r"[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d+)?", re.ASCII)
 _WRONG: Final = object()
+CONDITION_KEYS: Final = ("filter", "value")
 
 
 def read(keys: Mapping[str, Entry], ctx: Context) -> dict[str, Setting]:
@@ -78,7 +79,7 @@ def _condition(name: str, tree: Tree, ctx: Context) -> Condition | None:
         ctx.error(said, tree.at, "write '{filter: \"*\", value: ...}' for all other tensors")
         return None
     before = len(ctx.problems)
-    fields.entries(tree, what, ctx, ("filter", "value"))
+    fields.entries(tree, what, ctx, CONDITION_KEYS)
     if "value" not in tree.entries:
         if len(ctx.problems) == before:
             ctx.error(f"{what} has no 'value'", tree.at)
@@ -144,7 +145,7 @@ def _typed(value: Scalar, parameter: Parameter) -> object:
         return None if parameter.nullable else _WRONG
     if isinstance(value, str) and value in parameter.choices:
         return value
-    if isinstance(value, str) and _NUMBER.fullmatch(value):
+    if isinstance(value, str) and NUMBER.fullmatch(value):
         value = float(value)
     if parameter.type is bool:
         return bool(value) if not isinstance(value, str) and value in (0, 1) else _WRONG

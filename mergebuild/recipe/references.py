@@ -7,8 +7,10 @@ whoever can look decides. The mapping form is taken as it stands.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Final
 
 from mergebuild.errors import Location, Problem, UsageError, did_you_mean, nearest
 from mergebuild.recipe import fields
@@ -17,6 +19,9 @@ from mergebuild.recipe.model import Application, ModelRef, NodeRef, Source
 from mergebuild.recipe.overrides import Overrides
 from mergebuild.recipe.tree import Entry, Leaf, Tree
 
+REFERENCE_KEYS: Final = ("model", "path", "revision", "lora")
+PLACE_KEYS: Final = ("path", "revision")
+ALIAS: Final = re.compile(r"[^.@+/~][^@+/~]*")
 _MAPPING_HINT = "write {model: {path: ..., revision: ...}, lora: {path: ...}}"
 
 
@@ -152,7 +157,7 @@ def aliases(tree: Tree, nodes: Collection[str], names: Names, ctx: Context) -> d
         source = _read(entry.value, f"source {shown(name)}", ctx)
         if source is None:
             continue
-        if not name or any(mark in name for mark in "@+/~") or name.startswith("."):
+        if not ALIAS.fullmatch(name):
             hint = "use a name without '@', '+', '/' and '~'"
             ctx.error(f"{shown(name)} is not a name for a source", entry.at, hint)
         elif name in nodes:
@@ -217,7 +222,7 @@ def _read(tree: Tree, what: str, ctx: Context) -> Source | None:
     if fields.described(tree) != "a mapping":
         fields.text(tree, what, ctx)
         return None
-    keys = fields.entries(tree, what, ctx, ("model", "path", "revision", "lora"))
+    keys = fields.entries(tree, what, ctx, REFERENCE_KEYS)
     given = [key for key in ("model", "path") if key in keys]
     if len(given) != 1:
         ctx.error(f"{what} must have one of 'model' and 'path'", tree.at, _MAPPING_HINT)
@@ -240,7 +245,7 @@ def _place(tree: Tree, what: str, ctx: Context) -> Source | None:
     if isinstance(tree, Leaf):
         path, revision = fields.text(tree, what, ctx), None
     else:
-        keys = fields.entries(tree, what, ctx, ("path", "revision"))
+        keys = fields.entries(tree, what, ctx, PLACE_KEYS)
         if "path" not in keys:
             ctx.error(f"{what} has no 'path'", tree.at, _MAPPING_HINT)
             return None

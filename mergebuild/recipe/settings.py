@@ -17,6 +17,7 @@ from mergebuild.recipe.references import Names, resolve
 from mergebuild.recipe.tree import Entry, Items
 
 DTYPES: Final = ("bfloat16", "float16", "float32", "float64")
+KEEP: Final = ("cache", "never")
 
 
 def model(keys: Mapping[str, Entry], key: str, names: Names, ctx: Context) -> ModelRef | None:
@@ -50,7 +51,7 @@ def seed(keys: Mapping[str, Entry], default: int, ctx: Context) -> int:
 
 
 def keep(keys: Mapping[str, Entry], ctx: Context) -> Literal["cache", "never"]:
-    found = choice(keys, "keep", ("cache", "never"), ctx)
+    found = choice(keys, "keep", KEEP, ctx)
     return cast(Literal["cache", "never"], found or "cache")
 
 

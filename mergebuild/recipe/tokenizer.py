@@ -15,6 +15,11 @@ from mergebuild.recipe.model import ModelRef, Tokenizer, TokenRule
 from mergebuild.recipe.references import Names, resolve
 from mergebuild.recipe.tree import Entry, Fields, Leaf, Tree
 
+KEYS: Final = ("source", "tokens", "pad_to_multiple_of")
+RULE_KEYS: Final = ("source", "force")
+DONOR_KEYS: Final = ("kind", "model", "token", "token_id")
+DONORS: Final = ("model_token", "zero")
+WORDS: Final = ("base", "union")
 TEMPLATES: Final = ("alpaca", "auto", "chatml", "exaone", "llama3", "mistral")
 
 
@@ -29,8 +34,7 @@ def read(keys: Mapping[str, Entry], names: Names, ctx: Context) -> Tokenizer | N
         return Tokenizer(source, {}, None, short.at)
     if long is None:
         return None
-    known = ("source", "tokens", "pad_to_multiple_of")
-    inner = fields.entries(long.value, "'tokenizer'", ctx, known)
+    inner = fields.entries(long.value, "'tokenizer'", ctx, KEYS)
     given = inner.get("source")
     origin = _source(given.value, "'source'", names, ctx) if given else None
     rules: dict[str, TokenRule] = {}
@@ -45,14 +49,14 @@ def read(keys: Mapping[str, Entry], names: Names, ctx: Context) -> Tokenizer | N
 def _source(
     tree: Tree, what: str, names: Names, ctx: Context
 ) -> ModelRef | Literal["base", "union"]:
-    if isinstance(tree, Leaf) and tree.text in ("base", "union"):
+    if isinstance(tree, Leaf) and tree.text in WORDS:
         return cast(Literal["base", "union"], tree.text)
     return resolve(tree, what, names, ctx)
 
 
 def _rule(token: str, entry: Entry, names: Names, ctx: Context) -> TokenRule:
     what = f"token {shown(token)}"
-    keys = fields.entries(entry.value, what, ctx, ("source", "force"))
+    keys = fields.entries(entry.value, what, ctx, RULE_KEYS)
     force = fields.truth(keys["force"].value, "'force'", ctx) if "force" in keys else False
     model, row, zero = None, None, False
     if "source" in keys:
@@ -73,10 +77,10 @@ def _donor(
     tree: Tree, what: str, names: Names, ctx: Context
 ) -> tuple[ModelRef | None, str | int | None, bool]:
     what = f"the source of {what}"
-    keys = fields.entries(tree, what, ctx, ("kind", "model", "token", "token_id"))
+    keys = fields.entries(tree, what, ctx, DONOR_KEYS)
     kind: str | None = "model_token"
     if "kind" in keys:
-        kind = fields.choice(keys["kind"].value, "'kind'", ("model_token", "zero"), ctx)
+        kind = fields.choice(keys["kind"].value, "'kind'", DONORS, ctx)
     if kind == "zero":
         for key in ("model", "token", "token_id"):
             if key in keys:
