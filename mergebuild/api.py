@@ -11,8 +11,9 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -22,13 +23,26 @@ from mergebuild.engine import Options
 from mergebuild.engine import build as carry_out
 from mergebuild.engine.check import Comparison
 from mergebuild.engine.check import check as compare_anew
-from mergebuild.errors import UsageError, did_you_mean
+from mergebuild.errors import Problem, UsageError, did_you_mean
 from mergebuild.events import BuildFinished, Event, Sink, silent, to_json
 from mergebuild.files import make_directories, new_file
 from mergebuild.kernels.choose import check_device
 from mergebuild.methods import registry
 from mergebuild.plan import Plan, Settings, make_plan
 from mergebuild.recipe import Recipe, load_recipe
+from mergebuild.share.lock import (
+    Lock,
+    check_portable,
+    drift,
+    hold,
+    hold_outputs,
+    lock_path,
+    lock_text,
+    make_lock,
+    pins,
+    read_lock,
+    without,
+)
 from mergebuild.site import Site, load_site
 
 CACHE_VARIABLE: Final = "MERGEBUILD_CACHE"
@@ -48,6 +62,7 @@ def settings_of(
     chunk: int | None = None,
     shard_size: int | None = None,
     device: str | None = None,
+    offline: bool = False,
 ) -> Settings:
     """How to build: what is given, else what the site file says. `chunk` counts blocks of 65,536
     elements. A site file does not choose the device: it may be there for machines that differ."""
@@ -58,6 +73,7 @@ def settings_of(
         chunk=blocks << 16 if blocks else usual.chunk,
         shard_size=shard_size or said.shard_size or usual.shard_size,
         device=device or usual.device,
+        offline=offline,
     )
 
 
@@ -68,13 +84,15 @@ def load(
     sources: Mapping[str, str] | None = None,
     strict: bool = False,
     site: Site | None = None,
+    lock: Lock | None = None,
 ) -> Recipe:
     """Read a recipe. `variables` and `sources` are as for `--set` and `--source`; `site` is that of
-    the working directory unless it is given.
+    the working directory, and `lock` the one beside the recipe, unless they are given.
 
     Raises RecipeError with every independent mistake, UsageError for overrides that fit nothing.
     """
-    return load_recipe(
+    lock = lock or read_lock(lock_path(Path(recipe))) or Lock()
+    loaded = load_recipe(
         Path(recipe),
         variables=variables or {},
         sources=sources or {},
@@ -82,6 +100,7 @@ def load(
         methods=registry(),
         strict=strict,
     )
+    return replace(loaded, pins=pins(lock), lock=lock_text(lock) if lock.file else None)
 
 
 def plan(
@@ -95,20 +114,31 @@ def plan(
     settings: Settings | None = None,
     strict: bool = False,
     site: Site | None = None,
+    lock: Lock | None = None,
+    locked: bool = False,
     sink: Sink = silent,
 ) -> Plan:
     """Decide what building a recipe takes. Nothing is written but the memo of source digests.
 
     `select` names nodes (`name`, `+name`, `name+`), default all outputs; `outputs` says where
-    nodes are published, over what the recipe says. Raises MergebuildError, before any source is
-    read if `settings` name a device that cannot compute here.
+    nodes are published, over what the recipe says. What is not as the lock has it is an error if
+    the plan is to be `locked`, else a warning. Raises MergebuildError, before any source is read if
+    `settings` name a device that cannot compute here.
     """
     site = site or load_site()
     settings = settings or settings_of(site)
     check_device(settings.device)
+    path = recipe.path if isinstance(recipe, Recipe) else Path(recipe)
+    lock = lock or read_lock(lock_path(path))
+    if locked and lock is None:
+        raise UsageError.of(
+            f"there is no lock '{lock_path(path)}'", hint=f"write it: mergebuild lock {path}"
+        )
     if not isinstance(recipe, Recipe):
-        recipe = load(recipe, variables=variables, sources=sources, strict=strict, site=site)
-    return make_plan(
+        recipe = load(
+            recipe, variables=variables, sources=sources, strict=strict, site=site, lock=lock
+        )
+    made = make_plan(
         recipe,
         cache=Cache(Path(cache) if cache is not None else default_cache(site)),
         methods=registry(),
@@ -117,6 +147,45 @@ def plan(
         settings=settings,
         sink=sink,
     )
+    if lock is not None:
+        hold(made, lock, locked=locked, sink=sink)
+    return made
+
+
+def locked_anew(
+    recipe: str | Path,
+    *,
+    sources: Mapping[str, str] | None = None,
+    update: Collection[str] | None = None,
+    cache: str | Path | None = None,
+    settings: Settings | None = None,
+    site: Site | None = None,
+    sink: Sink = silent,
+) -> tuple[Lock, list[Problem]]:
+    """The lock that a recipe should have, and how the one that it has differs.
+
+    What is locked stays, but for the sources and includes in `update`: all if that is empty, none
+    if it is None. Nothing is written. Raises MergebuildError.
+    """
+    site = site or load_site()
+    path = Path(recipe)
+    former = read_lock(lock_path(path)) or Lock(file=str(lock_path(path)))
+    kept = without(former, update) if update is not None else former
+    loaded = load(path, sources=sources, site=site, lock=kept)
+    if update:
+        kept = without(former, update, loaded)
+        loaded = replace(loaded, pins=pins(kept))
+    made = make_plan(
+        loaded,
+        cache=Cache(Path(cache) if cache is not None else default_cache(site)),
+        methods=registry(),
+        selectors=list(loaded.nodes),
+        settings=settings or settings_of(site),
+        sink=sink,
+    )
+    check_portable(made)
+    lock = make_lock(made, kept, files=True, outputs=True, sink=sink)
+    return lock, drift(former, lock, made, nodes=True, whole=True)
 
 
 def check(
@@ -154,11 +223,22 @@ def _run_name() -> str:
     return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}"
 
 
-def build(plan: Plan, *, options: Options | None = None, sink: Sink = silent) -> BuildFinished:
+def build(
+    plan: Plan, *, options: Options | None = None, locked: bool = False, sink: Sink = silent
+) -> BuildFinished:
     """Carry out a plan; a fresh one touches nothing. The run is logged under the cache's `runs/`.
 
+    What was built and is not what the lock says is an error if it is `locked`, else a warning.
     Raises MergebuildError.
     """
+    finished = _carried_out(plan, options, sink)
+    lock = read_lock(lock_path(plan.recipe.path))
+    if lock is not None:
+        hold_outputs(plan, lock, locked=locked, sink=sink)
+    return finished
+
+
+def _carried_out(plan: Plan, options: Options | None, sink: Sink) -> BuildFinished:
     run = _run_name()
     if plan.fresh:
         return BuildFinished(run, True, 0.0, 0, 0, 0, 0, 0, (), ())

@@ -5,6 +5,7 @@
     ├── CheckpointError      1   a checkpoint on disk is not what it claims to be
     ├── UsageError           2   the command line is wrong
     ├── RecipeError          2   the recipe is wrong, or does not fit its sources
+    ├── DriftError           3   a lock says otherwise
     └── CapacityError        4   not enough disk or memory
 
 Knows nothing of the rest of the program.
@@ -76,6 +77,12 @@ class RecipeError(MergebuildError):
     """The recipe is wrong, or does not fit its sources; carries every independent mistake."""
 
     exit_code = 2
+
+
+class DriftError(MergebuildError):
+    """What is there is not what the lock of a recipe says; carries every cause."""
+
+    exit_code = 3
 
 
 class CapacityError(MergebuildError):

@@ -30,6 +30,21 @@ class Digested:
 
 
 @dataclass(frozen=True, slots=True)
+class Hashing:
+    """The files of a source, or a built node, are about to be read for their SHA-256."""
+
+    name: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Hashed:
+    """So many more bytes are hashed."""
+
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Fetching:
     """So many files of a commit on the Hub are about to be downloaded."""
 
@@ -146,6 +161,8 @@ class BuildFinished:
 Event: TypeAlias = (
     Digesting
     | Digested
+    | Hashing
+    | Hashed
     | Fetching
     | Fetched
     | BuildStarted

@@ -140,10 +140,9 @@ class _Handler(BaseHTTPRequestHandler):
         elif file not in files:
             self._send(404, {"X-Error-Code": "EntryNotFound"})
         elif file.endswith(LARGE):
-            tag = hashlib.sha256(files[file]).hexdigest()
             headers = {
                 "Location": f"{hub.url}/cdn/{name}/{commit}/{file}",
-                "X-Linked-Etag": f'"{tag}"',
+                "X-Linked-Etag": f'"{_tag(file, files[file])}"',
                 "X-Linked-Size": str(len(files[file])),
                 "X-Repo-Commit": commit,
             }
@@ -153,7 +152,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _info(self, name: str, commit: str, files: dict[str, bytes]) -> None:
         siblings = [
-            {"rfilename": file, "size": len(data), "blobId": _tag(data)}
+            {"rfilename": file, "size": len(data), "blobId": hashlib.sha1(data).hexdigest()}
             for file, data in files.items()
         ]
         info = {"id": name, "modelId": name, "sha": commit, "siblings": siblings}
@@ -163,7 +162,7 @@ class _Handler(BaseHTTPRequestHandler):
         data = files[file]
         begin = 0
         status = 200
-        more = {"ETag": f'"{_tag(data)}"', "X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
+        more = {"ETag": f'"{_tag(file, data)}"', "X-Repo-Commit": commit, "Accept-Ranges": "bytes"}
         if said := self.headers.get("Range"):
             begin = int(said.removeprefix("bytes=").partition("-")[0])
             status = 206
@@ -189,5 +188,6 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
 
-def _tag(data: bytes) -> str:
-    return hashlib.sha1(data).hexdigest()
+def _tag(file: str, data: bytes) -> str:
+    """What the client calls a file in its cache: large ones go by their SHA-256."""
+    return (hashlib.sha256 if file.endswith(LARGE) else hashlib.sha1)(data).hexdigest()

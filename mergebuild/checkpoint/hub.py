@@ -11,27 +11,30 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final
 
 from mergebuild.checkpoint import adapter, hub_client
 from mergebuild.checkpoint.hub_client import COMMIT, Listing
+from mergebuild.checkpoint.hub_files import STAGES, Kind
 from mergebuild.checkpoint.regular import parse_object, read_small
-from mergebuild.checkpoint.safetensors import INDEX, SINGLE
-from mergebuild.checkpoint.shards import BIN, BIN_INDEX, SUFFIX, find_weights
-from mergebuild.checkpoint.side_files import CONFIG, is_carried, is_code, read_config, runs_code
 from mergebuild.errors import CheckpointError
 from mergebuild.events import Fetched, Fetching, Sink, Warned
 from mergebuild.files import write_file
 
-Kind: TypeAlias = Literal["model", "adapter"]
-
 _REPO: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95}", re.ASCII)
-_CARD: Final = "README.md"
 _LISTING_LARGEST: Final = 32 << 20
 _TRUE: Final = frozenset({"1", "ON", "YES", "TRUE"})
+
+
+@dataclass(frozen=True, slots=True)
+class Pinned:
+    """What a revision is known to mean: a commit, and the sizes of the files that it takes."""
+
+    commit: str
+    files: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,35 +72,50 @@ def cache_folder() -> Path:
 
 
 class Hub:
-    """Snapshots for one plan: each revision is resolved once and stays what it was then."""
+    """Snapshots for one plan: each revision is resolved once and stays what it was then.
+    `offline` forbids requests, as the environment may."""
 
-    def __init__(self, listings: Path, sink: Sink) -> None:
+    def __init__(self, listings: Path, sink: Sink, *, offline: bool = False) -> None:
+        self._offline = offline or is_offline()
+        said = ("--offline is given", "leave --offline out")
+        self._why = said if offline else ("HF_HUB_OFFLINE is set", "unset HF_HUB_OFFLINE")
         self._listings = listings
         self._sink = sink
         self._cache = cache_folder()
         self._found: dict[tuple[str, str | None, Kind], Snapshot] = {}
         self._commits: dict[tuple[str, str | None], str] = {}
 
-    def snapshot(self, repo: str, revision: str | None, kind: Kind) -> Snapshot:
+    def snapshot(
+        self, repo: str, revision: str | None, kind: Kind, pinned: Pinned | None = None
+    ) -> Snapshot:
         """A revision (None: the main branch) of a repository, with all files that a model or an
-        adapter takes. Raises CheckpointError."""
+        adapter takes. Where it is `pinned`, that says what the revision means, and no request is
+        made if its files are there. Raises CheckpointError."""
         asked = repo, revision, kind
         if asked not in self._found:
-            self._found[asked] = self._snapshot(repo, revision, kind)
+            self._found[asked] = self._snapshot(repo, revision, kind, pinned)
         return self._found[asked]
 
-    def _snapshot(self, repo: str, revision: str | None, kind: Kind) -> Snapshot:
-        if is_offline():
-            return self._offline(repo, revision, kind)
-        commit = self._commits.get((repo, revision)) or _commit(revision)
+    def _snapshot(
+        self, repo: str, revision: str | None, kind: Kind, pinned: Pinned | None
+    ) -> Snapshot:
+        commit = _commit(revision)
+        if pinned is not None and commit in (None, pinned.commit):
+            commit = pinned.commit
+            folder = self._folder(repo, commit)
+            if all(_has(folder / name, size) for name, size in pinned.files.items()):
+                return Snapshot(repo, revision, commit, folder)
+        if self._offline:
+            return self._at_hand(repo, revision, commit, kind)
+        commit = commit or self._commits.get((repo, revision))
         listing = self._remembered(repo, commit) if commit is not None else None
         if listing is None:
-            listing = hub_client.list_files(repo, revision)
+            listing = hub_client.list_files(repo, commit or revision)
             self._remember(repo, listing)
         self._commits[repo, revision] = listing.commit
         folder = self._folder(repo, listing.commit)
         files = size = 0
-        for choose in _STAGES[kind]:
+        for choose in STAGES[kind]:
             missing = [name for name in choose(folder, listing.files) if _lacks(folder, name)]
             if not missing:
                 continue
@@ -106,7 +124,8 @@ class Hub:
             for name in missing:
                 self._fetch(repo, listing, name)
             files, size = files + len(missing), size + total
-        self._refer(repo, revision, listing.commit)
+        if pinned is None:
+            self._refer(repo, revision, listing.commit)
         return Snapshot(repo, revision, listing.commit, folder, files, size)
 
     def _fetch(self, repo: str, listing: Listing, name: str) -> None:
@@ -121,25 +140,24 @@ class Hub:
         if told != listing.files[name]:  # shared with another file, or began anew
             self._sink(Fetched(listing.files[name] - told))
 
-    def _offline(self, repo: str, revision: str | None, kind: Kind) -> Snapshot:
-        commit = _commit(revision) or self._referred(repo, revision or "main")
+    def _at_hand(self, repo: str, revision: str | None, commit: str | None, kind: Kind) -> Snapshot:
+        """A snapshot without a request; `commit`, if it is known what the revision means."""
+        commit = commit or self._referred(repo, revision or "main")
         folder = self._folder(repo, commit) if commit else None
         wanted = f"'{repo}'" + (f" at '{revision}'" if revision else "")
         if commit is None or folder is None or not folder.is_dir():
             raise CheckpointError.of(
-                f"{wanted} is not in the Hub's cache '{self._cache}', and HF_HUB_OFFLINE is set",
-                hint="unset HF_HUB_OFFLINE, or say where it is with --source",
+                f"{wanted} is not in the Hub's cache '{self._cache}', and {self._why[0]}",
+                hint=f"{self._why[1]}, or say where it is with --source",
             )
         listing = self._remembered(repo, commit)
         names = listing.files if listing else dict.fromkeys(_below(folder), 0)
-        lacking = [
-            n for choose in _STAGES[kind] for n in choose(folder, names) if _lacks(folder, n)
-        ]
+        lacking = [n for choose in STAGES[kind] for n in choose(folder, names) if _lacks(folder, n)]
         if lacking:
             raise CheckpointError.of(
                 f"{wanted} is not whole in the Hub's cache: {adapter.some(lacking)} not there, and "
-                "HF_HUB_OFFLINE is set",
-                hint="unset HF_HUB_OFFLINE to fetch the rest",
+                f"{self._why[0]}",
+                hint=f"{self._why[1]} to fetch the rest",
             )
         if listing is None:
             note = f"note: offline: {wanted} is taken to be all that the Hub's cache has of it"
@@ -195,46 +213,15 @@ class Hub:
         return self._listings / f"{repo.replace('/', '--')}@{commit}.json"
 
 
-Choose: TypeAlias = Callable[[Path, Mapping[str, int]], Iterable[str]]
-"""Which files of a listing are needed, given what the stages before put into the folder."""
-
-
-def _beside(folder: Path, names: Mapping[str, int]) -> list[str]:
-    """Config, tokenizer and the like, and the index that tells of the weights."""
-    found = [name for name in sorted(names) if name in (CONFIG, _CARD) or is_carried(name)]
-    loose = any(name.endswith(SUFFIX) and "/" not in name for name in names)
-    if SINGLE not in names and INDEX in names:
-        found.append(INDEX)
-    elif not loose and BIN not in names and BIN_INDEX in names:
-        found.append(BIN_INDEX)
-    return found
-
-
-def _weights(folder: Path, names: Mapping[str, int]) -> list[str]:
-    """The weights, safetensors if there are any, and code if the config asks for it."""
-    top = [name for name in names if "/" not in name]
-    found = list(find_weights(folder, top).files)
-    if CONFIG in names and runs_code(read_config(folder / CONFIG)[1]):
-        found += sorted(filter(is_code, top))
-    return found
-
-
-def _adapter(folder: Path, names: Mapping[str, int]) -> list[str]:
-    if adapter.CONFIG not in names:
-        raise CheckpointError.of(
-            f"'{folder}' is no LoRA adapter: the repository has no '{adapter.CONFIG}'"
-        )
-    return [adapter.CONFIG, *[name for name in adapter.WEIGHTS if name in names][:1]]
-
-
-_STAGES: Final[Mapping[Kind, tuple[Choose, ...]]] = {
-    "model": (_beside, _weights),
-    "adapter": (_adapter,),
-}
-
-
 def _commit(revision: str | None) -> str | None:
     return revision if revision is not None and COMMIT.fullmatch(revision) else None
+
+
+def _has(path: Path, size: int) -> bool:
+    try:
+        return path.stat().st_size == size
+    except (OSError, ValueError):
+        return False
 
 
 def _lacks(folder: Path, name: str) -> bool:

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mergebuild.cli import building, cache, exchange, looking
+from mergebuild.cli import building, cache, exchange, locking, looking
 from mergebuild.cli.signals import interruptible
 from mergebuild.errors import MergebuildError
 
@@ -24,6 +24,7 @@ app.command()(building.build)
 app.command()(building.plan)
 app.command()(building.explain)
 app.command()(building.status)
+app.command()(locking.lock)
 app.command()(looking.graph)
 app.command()(looking.methods)
 app.command()(looking.inspect)

@@ -17,7 +17,9 @@ from mergebuild.cli.options import (
     CacheFolder,
     Jobs,
     Json,
+    Locked,
     Nodes,
+    Offline,
     Outputs,
     RecipeFile,
     ShardSize,
@@ -25,6 +27,7 @@ from mergebuild.cli.options import (
     Strict,
     Variables,
     byte_size,
+    here,
     pairs,
     places,
 )
@@ -43,6 +46,7 @@ from mergebuild.errors import UsageError, did_you_mean
 from mergebuild.events import BuildFinished, Sink, Warned, silent
 from mergebuild.plan import Plan
 from mergebuild.recipe import Recipe
+from mergebuild.share.lock import Lock, lock_path, read_lock
 from mergebuild.site import Site, load_site
 
 STALE = 3
@@ -61,12 +65,17 @@ def _plan(
     chunk: int | None = None,
     shard_size: str | None = None,
     device: str | None = None,
+    locked: bool = False,
+    offline: bool = False,
     sink: Sink = silent,
 ) -> Plan:
     site = load_site()
     size = byte_size(shard_size) if shard_size is not None else None
-    settings = api.settings_of(site, jobs=jobs, chunk=chunk, shard_size=size, device=device)
-    loaded = _load(recipe, variables, sources, strict, site, sink)
+    settings = api.settings_of(
+        site, jobs=jobs, chunk=chunk, shard_size=size, device=device, offline=offline
+    )
+    lock = read_lock(lock_path(recipe))
+    loaded = _load(recipe, variables, sources, strict, site, lock, sink)
     return api.plan(
         loaded,
         select=nodes or (),
@@ -74,6 +83,8 @@ def _plan(
         cache=cache,
         settings=settings,
         site=site,
+        lock=lock,
+        locked=locked,
         sink=sink,
     )
 
@@ -84,25 +95,20 @@ def _load(
     sources: Sequence[str] | None,
     strict: bool,
     site: Site,
+    lock: Lock | None,
     sink: Sink,
 ) -> Recipe:
     loaded = api.load(
         recipe,
         variables=pairs("--set", variables),
-        sources={name: _here(place) for name, place in pairs("--source", sources).items()},
+        sources={name: here(place) for name, place in pairs("--source", sources).items()},
         strict=strict,
         site=site,
+        lock=lock,
     )
     for warning in loaded.warnings:
         sink(Warned(warning.render("warning")))
     return loaded
-
-
-def _here(place: str) -> str:
-    """A place given on the command line: a path that is there is meant from here, not from the
-    recipe."""
-    path = Path(place).expanduser()
-    return str(path.absolute()) if path.exists() else place
 
 
 def build(
@@ -137,12 +143,14 @@ def build(
         ),
     ] = None,
     strict: Strict = False,
+    locked: Locked = False,
+    offline: Offline = False,
     json_: Json = False,
 ) -> None:
     """Bring the outputs, or the given nodes, up to date; do nothing that was done before."""
     if check is not None:
         site = load_site()
-        loaded = _load(recipe, set_, source, strict, site, silent)
+        loaded = _load(recipe, set_, source, strict, site, None, silent)
         options = Options(force, allow_nonfinite)
         settings = api.settings_of(site, jobs=jobs, chunk=chunk, device=device)
         result = api.check(
@@ -155,8 +163,9 @@ def build(
     with ExitStack() as stack:
         sink = event_sink(stack, json_)
         plan = _plan(
-            recipe, nodes, set_, source, out, cache, strict, jobs, chunk, shard_size, device, sink
-        )
+            recipe, nodes, set_, source, out, cache, strict,
+            jobs, chunk, shard_size, device, locked, offline, sink,
+        )  # fmt: skip
         homeless = [name for name in plan.targets if plan.recipe.outputs.get(name, Path()) is None]
         for name in homeless:
             if plan.nodes[name].output is None:
@@ -167,7 +176,9 @@ def build(
         notes = [(name, note) for name, node in plan.nodes.items() for note in node.notes]
         for name, note in notes if not plan.fresh else ():
             sink(Warned(f"note: node '{name}': {note}"))
-        finished = api.build(plan, options=Options(force, allow_nonfinite), sink=sink)
+        finished = api.build(
+            plan, options=Options(force, allow_nonfinite), locked=locked, sink=sink
+        )
     if plan.fresh:
         _fresh(plan, finished, json_)
 
@@ -191,13 +202,16 @@ def plan(
     jobs: Jobs = None,
     shard_size: ShardSize = None,
     strict: Strict = False,
+    locked: Locked = False,
+    offline: Offline = False,
     json_: Json = False,
 ) -> None:
     """Show what a build would do, and what it would read, write and need."""
     sink = plain_sink(complain)
     made = _plan(
-        recipe, nodes, set_, source, out, cache, strict, jobs, shard_size=shard_size, sink=sink
-    )
+        recipe, nodes, set_, source, out, cache, strict, jobs,
+        shard_size=shard_size, locked=locked, offline=offline, sink=sink,
+    )  # fmt: skip
     typer.echo(json.dumps(plan_json(made), indent=1) if json_ else plan_text(made))
 
 

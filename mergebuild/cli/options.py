@@ -46,6 +46,12 @@ Jobs: TypeAlias = Annotated[
 ShardSize: TypeAlias = Annotated[
     str | None, typer.Option(metavar="SIZE", help="Largest file of weights (default 5GB).")
 ]
+Offline: TypeAlias = Annotated[
+    bool, typer.Option("--offline", help="Make no request; what is missing is an error.")
+]
+Locked: TypeAlias = Annotated[
+    bool, typer.Option("--locked", help="Fail if anything is not as RECIPE.lock says.")
+]
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Write JSON to standard output.")]
 
 
@@ -68,6 +74,13 @@ def time_span(text: str) -> float:
 def the_cache(given: Path | None) -> Cache:
     """The cache that --cache names, or the default one."""
     return Cache(given if given is not None else api.default_cache())
+
+
+def here(place: str) -> str:
+    """A place given on the command line: a path that is there is meant from here, not from the
+    recipe."""
+    path = Path(place).expanduser()
+    return str(path.absolute()) if path.exists() else place
 
 
 def pairs(option: str, given: Sequence[str] | None) -> dict[str, str]:

@@ -27,6 +27,8 @@ from mergebuild.events import (
     Event,
     Fetched,
     Fetching,
+    Hashed,
+    Hashing,
     NodeBuilt,
     NodeStarted,
     OutputPublished,
@@ -75,11 +77,11 @@ class LiveView(AbstractContextManager["LiveView"]):
 
     def __call__(self, event: Event) -> None:
         match event:
-            case Digesting(source, count):
+            case Digesting(source, count) | Hashing(source, count):
                 self._digesting = self._progress.add_task(
                     f"source {source}", total=count, state="reading", tensors=""
                 )
-            case Digested(count):
+            case Digested(count) | Hashed(count):
                 if self._digesting is not None:
                     self._progress.advance(self._digesting, count)
                     if self._progress.finished:

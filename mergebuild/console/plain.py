@@ -12,6 +12,7 @@ from mergebuild.events import (
     Digesting,
     Event,
     Fetching,
+    Hashing,
     NodeBuilt,
     NodeStarted,
     OutputPublished,
@@ -36,6 +37,8 @@ def plain_sink(write: Print) -> Sink:
                 work.update((item.node, item) for item in event.work)
             case Digesting(source, count):
                 write(f"reading source '{source}' for the first time ({size(count)})")
+            case Hashing(name, count):
+                write(f"hashing '{name}' ({size(count)})")
             case Fetching(repo, commit, files, count):
                 write(fetching(repo, commit, files, count))
             case NodeStarted(node):

@@ -11,14 +11,15 @@ from mergebuild.cache import Cache
 from mergebuild.checkpoint.adapter import CONFIG, Adapter, open_adapter
 from mergebuild.checkpoint.digests import DigestMemo, Progress
 from mergebuild.checkpoint.header import TensorInfo
-from mergebuild.checkpoint.hub import Hub, Kind, Snapshot, is_repo
+from mergebuild.checkpoint.hub import Hub, Pinned, Snapshot, is_repo
+from mergebuild.checkpoint.hub_files import Kind
 from mergebuild.checkpoint.lora import Adapted, adapt
 from mergebuild.checkpoint.scaled import dequantise
 from mergebuild.checkpoint.side_files import SideFile as AdapterFile
 from mergebuild.checkpoint.source import Checkpoint, locate, open_checkpoint
 from mergebuild.errors import MergebuildError, Problem, RecipeError
 from mergebuild.events import Digested, Digesting, Sink, Warned
-from mergebuild.plan.model import Leaf
+from mergebuild.plan.model import Leaf, Part, Settings, part_reference
 from mergebuild.plan.outline import Outline, SideFile, TensorOutline, make_outline
 from mergebuild.recipe import Recipe, Source
 
@@ -27,14 +28,14 @@ HUB: Final = "hub"
 
 
 def open_leaves(
-    recipe: Recipe, sources: Iterable[Source], cache: Cache, jobs: int, sink: Sink
+    recipe: Recipe, sources: Iterable[Source], cache: Cache, settings: Settings, sink: Sink
 ) -> dict[Source, Leaf]:
     """Every source, opened; one that cannot be is reported together with the others.
 
     Raises RecipeError for sources that are not there, CheckpointError for damaged ones.
     """
     problems: list[Problem] = []
-    opening = _Opening(recipe, Hub(cache.root / HUB, sink), sink)
+    opening = _Opening(recipe, Hub(cache.root / HUB, sink, offline=settings.offline), sink)
     opened: dict[Source, _Opened] = {}
     for source in dict.fromkeys(sources):
         try:
@@ -47,19 +48,26 @@ def open_leaves(
         for note in found.notes:
             sink(Warned(f"note: source '{source}': {note}"))
     with DigestMemo(cache.digests) as memo:
-        digests = _Digests(memo, jobs, sink)
+        digests = _Digests(memo, settings.threads, sink)
         return {source: _leaf(source, found, digests) for source, found in opened.items()}
 
 
 class _Opened:
-    """A source as it was found: its own files, and what becomes of them with its LoRA."""
+    """A source as it was found: its own files, and what becomes of them with its LoRA.
+
+    `places` are those of the model and the adapter, with the references that led there.
+    """
 
     def __init__(
-        self, model: Checkpoint, adapter: Adapter | None, snapshots: tuple[Snapshot, ...]
+        self,
+        model: Checkpoint,
+        adapter: Adapter | None,
+        places: tuple[tuple[Source, Path | Snapshot], ...],
     ) -> None:
         self.model = model
         self.adapter = adapter
-        self.snapshots = snapshots
+        self.places = places
+        self.snapshots = tuple(place for _, place in places if isinstance(place, Snapshot))
         plain = dequantise(model)
         self.adapted = Adapted(plain.checkpoint, plain.derived, ())
         if adapter is not None:
@@ -86,11 +94,16 @@ class _Opening:
             model = whole or self._place(source, source, "model")
             lora = source.lora if whole is None else None
             adapter = self._place(source, lora, "adapter") if lora is not None else None
-            places = [place for place in (model, adapter) if place is not None]
+            alone = replace(source, lora=None)
+            if whole is not None:
+                alone = replace(alone, place=source.text, revision=None)
             return _Opened(
                 replace(self._model(_folder(model)), name=str(source)),
                 self._adapter(_folder(adapter)) if adapter is not None else None,
-                tuple(place for place in places if isinstance(place, Snapshot)),
+                (
+                    (alone, model),
+                    *([(lora, adapter)] if lora is not None and adapter is not None else []),
+                ),
             )
         except MergebuildError as error:
             raise _told(source, error) from error
@@ -105,7 +118,7 @@ class _Opening:
         config = adapter.path / CONFIG
         file = AdapterFile(CONFIG, config, config.stat().st_size)
         contents = replace(adapter.contents, name=str(source), side_files=(file,))
-        return _Opened(contents, None, (place,) if isinstance(place, Snapshot) else ())
+        return _Opened(contents, None, ((source, place),))
 
     def _model(self, path: Path) -> Checkpoint:
         if path not in self._models:
@@ -126,11 +139,16 @@ class _Opening:
                 self._sink(Warned(f"note: source '{source}': {text}"))
             return path
         if is_repo(part.place):
-            return self._hub.snapshot(part.place, part.revision, kind)
+            return self._hub.snapshot(part.place, part.revision, kind, self._pinned(part, kind))
         raise RecipeError.of(
             f"there is no '{part.place}' below '{self._recipe.directory}' or the working directory",
             hint=f"say where it is: --source {part}=PATH",
         )
+
+    def _pinned(self, part: Source, kind: Kind) -> Pinned | None:
+        """What the lock says of a part, unless it is another's place that is looked at."""
+        pin = self._recipe.pins.get(part_reference(part, kind == "adapter"))
+        return Pinned(pin.commit, pin.files) if pin and part.written is None else None
 
 
 def _folder(place: Path | Snapshot) -> Path:
@@ -170,14 +188,30 @@ class _Digests:
 
 def _leaf(source: Source, opened: _Opened, digests: _Digests) -> Leaf:
     adapted = opened.adapted
-    keys = digests.of(opened.model, str(source))
+    contents = [opened.model]
     paths = [opened.model.path]
     if opened.adapter is not None:
-        keys.update(digests.of(opened.adapter.contents, str(source)))
+        contents.append(opened.adapter.contents)
         paths.append(opened.adapter.path)
-    snapshots = opened.snapshots
-    outline = _outline(source, adapted, keys, digests.memo, _origin(source, snapshots))
-    return Leaf(source, adapted.checkpoint, outline, adapted.derived, tuple(paths), snapshots)
+    keys: dict[TensorInfo, str] = {}
+    parts = []
+    for index, (part, place) in enumerate(opened.places):
+        found = digests.of(contents[index], str(source))
+        keys.update(found)
+        named = {tensor.name: key for tensor, key in found.items()}
+        snapshot = place if isinstance(place, Snapshot) else None
+        adapter = source.adapter or index > 0
+        parts.append(Part(part, adapter, contents[index], snapshot, named))
+    outline = _outline(source, adapted, keys, digests.memo, _origin(source, opened.snapshots))
+    return Leaf(
+        source,
+        adapted.checkpoint,
+        outline,
+        adapted.derived,
+        tuple(paths),
+        opened.snapshots,
+        tuple(parts),
+    )
 
 
 def _outline(

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from mergebuild.cache import Cache, CachedTensor, Manifest
+from mergebuild.checkpoint.adapter import CONFIG as ADAPTER_CONFIG
 from mergebuild.checkpoint.hub import Snapshot
 from mergebuild.checkpoint.lora import Derived
-from mergebuild.checkpoint.safetensors import ShardPlan
+from mergebuild.checkpoint.safetensors import INDEX, ShardPlan
+from mergebuild.checkpoint.side_files import CONFIG
 from mergebuild.checkpoint.source import Checkpoint
 from mergebuild.expression import Expression
 from mergebuild.plan.outline import Outline
@@ -27,13 +29,15 @@ class Settings:
 
     `jobs` threads (0: as many as there are cores), `chunk` elements evaluated at a time (a
     multiple of 65,536; 0: what suits the device), `shard_size` bytes that a file of weights holds
-    at the most, `device` to compute on: `cpu`, `cuda` or `cuda:N`.
+    at the most, `device` to compute on: `cpu`, `cuda` or `cuda:N`. `offline` makes no request,
+    whatever the environment says.
     """
 
     jobs: int = 0
     chunk: int = 0
     shard_size: int = 5_000_000_000
     device: str = "cpu"
+    offline: bool = False
 
     @property
     def threads(self) -> int:
@@ -50,11 +54,55 @@ State: TypeAlias = Literal["fresh", "stale", "partly stale"]
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """One thing that a source is read from: a model, or a LoRA (`adapter`).
+
+    `source` says it alone, `contents` are its own files, `keys` those of its tensors by name.
+    """
+
+    source: Source
+    adapter: bool
+    contents: Checkpoint
+    snapshot: Snapshot | None
+    keys: Mapping[str, str]
+
+    @property
+    def reference(self) -> str:
+        """How the recipe refers to it on any machine: `place[@revision]`, a LoRA after a `+`."""
+        return part_reference(self.source, self.adapter)
+
+    @property
+    def directory(self) -> Path:
+        """The folder in which its files are."""
+        return self.contents.files[0].parent
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """All files that it is read from, but the card, sorted by name."""
+        named = [self.directory / name for name in (CONFIG, ADAPTER_CONFIG, INDEX)]
+        used = (self.contents.config_text is not None, self.adapter, len(self.contents.files) > 1)
+        more = [path for path, use in zip(named, used, strict=True) if use and path.is_file()]
+        side = [file.path for file in self.contents.side_files]
+        return tuple(sorted({*self.contents.files, *more, *side}))
+
+
+def part_reference(source: Source, adapter: bool) -> str:
+    """`Part.reference` of a source, without regard to a LoRA on it."""
+    place, revision = source.place, source.revision
+    if source.written is not None:
+        place, revision = source.written, source.written_revision
+    if place.startswith(("/", "~")) and source.alias:
+        place = source.alias
+    return ("+" if adapter else "") + (f"{place}@{revision}" if revision else place)
+
+
+@dataclass(frozen=True, slots=True)
 class Leaf:
     """A source that was opened: its header, and its outline with the keys of its content.
 
     `derived` are the tensors that lie in no file of `checkpoint`, but follow from some. `paths`
-    are all folders and files that it reads from, `snapshots` those of them that are the Hub's.
+    are all folders and files that it reads from, `snapshots` those of them that are the Hub's,
+    `parts` the model and the LoRA, if there is one.
     """
 
     source: Source
@@ -63,6 +111,7 @@ class Leaf:
     derived: Mapping[str, Derived] = field(default_factory=dict)
     paths: tuple[Path, ...] = ()
     snapshots: tuple[Snapshot, ...] = ()
+    parts: tuple[Part, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,7 +50,7 @@ def make_plan(
     places = _places(recipe, outputs or {}, targets)
     references = [r for name in order for r in recipe.nodes[name].references()]
     leaves = open_leaves(
-        recipe, (r for r in references if isinstance(r, Source)), cache, settings.threads, sink
+        recipe, (r for r in references if isinstance(r, Source)), cache, settings, sink
     )
     outlined = _outline_all(
         recipe, methods, order, {source: leaf.outline for source, leaf in leaves.items()}

@@ -44,8 +44,9 @@ class Source:
 
     `text` is the whole reference where it was split at an `@` or a `+` (else empty): if a file or
     folder of exactly that name exists, it is what was meant, without revision and LoRA. `written`
-    is the recipe's own place where an override put another. `adapter` says that it is no model,
-    but a LoRA that is put on a node.
+    and `written_revision` are the recipe's own place and revision where an override put others.
+    `alias` is the recipe's name for the model alone, if it has one. `adapter` says that it is no
+    model, but a LoRA that is put on a node.
     """
 
     place: str
@@ -56,9 +57,19 @@ class Source:
     at: Location | None = field(default=None, compare=False)
     text: str = field(default="", compare=False)
     written: str | None = field(default=None, compare=False)
+    written_revision: str | None = field(default=None, compare=False)
+    alias: str = field(default="", compare=False)
 
     def __str__(self) -> str:
         return self.name or self.place
+
+
+@dataclass(frozen=True, slots=True)
+class Pin:
+    """What a lock says of a source on the Hub: the commit, and its files with their sizes."""
+
+    commit: str
+    files: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +252,9 @@ class Node:
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """A whole recipe. `outputs` maps node names to folders (None: the caller has yet to say where);
-    `directory` is where relative source paths start; `text` is the file as read."""
+    `directory` is where relative source paths start; `text` is the file as read. `pins` are what
+    its lock, whose text is `lock`, says of sources on the Hub, by `plan.Part.reference`. `varied`
+    says that variables were set from outside."""
 
     name: str
     path: Path
@@ -250,6 +263,9 @@ class Recipe:
     text: str
     native: bool
     warnings: tuple[Problem, ...] = ()
+    pins: Mapping[str, Pin] = field(default_factory=dict)
+    lock: str | None = None
+    varied: bool = False
 
     @property
     def directory(self) -> Path:

@@ -57,7 +57,16 @@ def read(
         if alias not in known.met_aliases and source.at is not None:
             ctx.warn(f"source '{alias}' is not used", source.at, "delete it")
     warnings = in_order(ctx.warnings.values())
-    return Recipe(title or path.stem, path, nodes, outputs, text, True, warnings)
+    return Recipe(
+        title or path.stem,
+        path,
+        nodes,
+        outputs,
+        text,
+        True,
+        warnings,
+        varied=bool(overrides.variables),
+    )
 
 
 def _check_version(entry: Entry, ctx: Context) -> None:

@@ -164,7 +164,7 @@ def aliases(tree: Tree, nodes: Collection[str], names: Names, ctx: Context) -> d
             ctx.error(f"source {shown(name)} has the name of a node", entry.at, "rename one")
         else:
             _check_leaf(name, source, listed, nodes, ctx)
-            found[name] = _aliased(name, source, entry, names)
+            found[name] = _aliased(name, replace(source, alias=name), entry, names)
     return found
 
 
@@ -210,8 +210,15 @@ def _replacement(text: str, source: Source) -> Source:
     new = split(text, at, problems)
     if new is None:
         raise UsageError(*(replace(problem, at=None, hint=None) for problem in problems.problems))
-    written = source.written or source.place
-    return replace(new, lora=new.lora or source.lora, name=source.name, written=written)
+    first = source.written is None
+    return replace(
+        new,
+        lora=new.lora or source.lora,
+        name=source.name,
+        written=source.place if first else source.written,
+        written_revision=source.revision if first else source.written_revision,
+        alias=source.alias,
+    )
 
 
 def _read(tree: Tree, what: str, ctx: Context) -> Source | None:
