@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from mergebuild.methods.declaration import Method
 from mergebuild.plan.application import outline_application
 from mergebuild.plan.extraction import outline_extraction
+from mergebuild.plan.mixture import outline_mixture
 from mergebuild.plan.node import Outlined, outline_node
 from mergebuild.plan.outline import Outline
-from mergebuild.recipe import Application, Extraction, ModelRef, Node
+from mergebuild.recipe import Application, Extraction, Mixture, ModelRef, Node
 
 
 def outline_any(
@@ -19,6 +20,8 @@ def outline_any(
     match node.body:
         case Extraction() as body:
             return outline_extraction(node, body, methods, outlines)
+        case Mixture() as body:
+            return outline_mixture(node, body, methods, outlines)
         case Application() as body:
             return outline_application(node, body, methods, outlines)
     return outline_node(node, methods, outlines, native)

@@ -78,12 +78,12 @@ def outline_node(
         name: TensorOutline(tensor_key(e), e.dtype, e.shape)
         for name, e in sorted(expressions.items())
     }
-    config = _config(node, pattern, tensors, moved)
+    config = config_text(node, pattern, tensors, moved)
     outline = make_outline(
         name=node.name,
         tensors=tensors,
         config=json.loads(config) if config is not None else None,
-        side_files=(*_config_file(config), *(f for f in pattern.side_files if f.name != CONFIG)),
+        side_files=(*config_file(config), *(f for f in pattern.side_files if f.name != CONFIG)),
     )
     models = {str(p.model): p.model for group in groups for c in group for p in c.participants}
     notes = tuple(
@@ -114,7 +114,7 @@ def _with_head(slot: Slot, pattern: Outline, remarks: Remarks) -> Slot | None:
     return replace(slot, names=tuple(names))
 
 
-def _config(
+def config_text(
     node: Node, pattern: Outline, tensors: Mapping[str, TensorOutline], moved: Sequence[Depth]
 ) -> bytes | None:
     if pattern.config is None:
@@ -138,7 +138,7 @@ def _config(
         ) from error
 
 
-def _config_file(config: bytes | None) -> Iterator[SideFile]:
+def config_file(config: bytes | None) -> Iterator[SideFile]:
     if config is not None:
         yield SideFile(CONFIG, bytes_digest(config), len(config), data=config)
 
