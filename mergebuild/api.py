@@ -21,9 +21,7 @@ from typing import Final
 from mergebuild.cache import Cache
 from mergebuild.engine import Options
 from mergebuild.engine import build as carry_out
-from mergebuild.engine.check import Comparison
-from mergebuild.engine.check import check as compare_anew
-from mergebuild.errors import Problem, UsageError, did_you_mean
+from mergebuild.errors import Problem, UsageError
 from mergebuild.events import BuildFinished, Event, Sink, silent, to_json
 from mergebuild.files import make_directories, new_file
 from mergebuild.kernels.choose import check_device
@@ -188,38 +186,8 @@ def locked_anew(
     return lock, drift(former, lock, made, nodes=True, whole=True)
 
 
-def check(
-    recipe: Recipe,
-    node: str,
-    *,
-    cache: str | Path | None = None,
-    settings: Settings | None = None,
-    options: Options | None = None,
-    site: Site | None = None,
-    sink: Sink = silent,
-) -> Comparison:
-    """Build a node that is in the cache once more, beside it, and compare the bits. Nothing is
-    published. Raises MergebuildError."""
-    if node not in recipe.nodes:
-        raise UsageError.of(f"no node '{node}'", hint=did_you_mean(node, list(recipe.nodes)))
-    site = site or load_site()
-    settings = settings or settings_of(site)
-    check_device(settings.device)
-    made = make_plan(
-        recipe,
-        cache=Cache(Path(cache) if cache is not None else default_cache(site)),
-        methods=registry(),
-        selectors=[node],
-        settings=settings,
-        anew=[node],
-        sink=sink,
-    )
-    return compare_anew(
-        made, node, methods=registry(), run=_run_name(), options=options or Options(), sink=sink
-    )
-
-
-def _run_name() -> str:
+def run_name() -> str:
+    """A name for a run that no other has."""
     return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}"
 
 
@@ -239,7 +207,7 @@ def build(
 
 
 def _carried_out(plan: Plan, options: Options | None, sink: Sink) -> BuildFinished:
-    run = _run_name()
+    run = run_name()
     if plan.fresh:
         return BuildFinished(run, True, 0.0, 0, 0, 0, 0, 0, (), ())
     with ExitStack() as stack:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import mergebuild as mb
-from mergebuild import api
+from mergebuild import proof
 from mergebuild.cache import Cache
 from mergebuild.cache.gc import Limits, collect, find_garbage, pin, unpin
 from mergebuild.cache.lease import Lease
@@ -168,6 +168,6 @@ def test_a_node_is_built_again_and_compared(scratch: Scratch) -> None:
     assert "; the largest distance is " in told.stdout
     loaded = mb.load(scratch.root / "recipe.yaml")
     with pytest.raises(UsageError, match="no node 'smu'"):
-        api.check(loaded, "smu", cache=cache.root)
+        proof.check(loaded, "smu", cache=cache.root)
     with pytest.raises(mb.BuildError, match="nothing to compare with"):
-        api.check(loaded, "sum", cache=scratch.root / "empty")
+        proof.check(loaded, "sum", cache=scratch.root / "empty")

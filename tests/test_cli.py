@@ -195,7 +195,7 @@ def test_documents_chain_and_the_unnamed_one_is_the_output(built: Path, tmp_path
 
 def test_the_model_card_lists_the_leaves_and_the_chain(built: Path) -> None:
     card = (built / "build/blend/README.md").read_text()
-    assert card.startswith("---\nbase_model:")
+    assert card.startswith("---\nlibrary_name:")
     for text in ("library_name: transformers", "- **math**: `./math`", "### dare", "2311.03099"):
         assert text in card
     assert RECIPE.strip() in card

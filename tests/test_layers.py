@@ -28,6 +28,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("engine",),
     ("executors",),
     ("api",),
+    ("proof",),
     ("",),  # the package itself: the Python face
     ("console", "report"),
     ("cli",),

@@ -19,7 +19,8 @@ from mergebuild.checkpoint.regular import read_exactly
 from mergebuild.digest import ContentDigest, bytes_digest
 from mergebuild.errors import CheckpointError
 
-CARD: Final = "README.md"
+PAPERS: Final = ("README.md", "LICENSE.md")
+"""What tells people of an output and is no part of the checkpoint."""
 _BLOCK: Final = 1 << 22
 _HEADER_LARGEST: Final = 100_000_000
 
@@ -95,7 +96,7 @@ def differences(
 
 def extra_files(folder: Path, manifest: Manifest) -> list[Difference]:
     """Files in the folder that no build put there."""
-    known = {*manifest.file_sizes(), MANIFEST, CARD}
+    known = {*manifest.file_sizes(), MANIFEST, *PAPERS}
     found = []
     for parent, folders, files in os.walk(folder):
         links = [name for name in folders if Path(parent, name).is_symlink()]

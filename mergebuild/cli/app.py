@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mergebuild.cli import building, cache, exchange, locking, looking
+from mergebuild.cli import building, cache, exchange, locking, looking, publishing
 from mergebuild.cli.signals import interruptible
 from mergebuild.errors import MergebuildError
 
@@ -32,6 +32,7 @@ app.command()(looking.schema)
 app.command()(looking.init)
 app.command("import")(exchange.import_)
 app.command()(exchange.export)
+app.command()(publishing.provenance)
 app.command()(cache.verify)
 app.add_typer(cache.cache, name="cache")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +12,7 @@ import typer
 
 import mergebuild.api as api
 from mergebuild.cli.cache import verify as verify_folders
+from mergebuild.cli.comparing import compared_nodes, compared_output, tell
 from mergebuild.cli.options import (
     CacheFolder,
     Jobs,
@@ -32,7 +32,6 @@ from mergebuild.cli.options import (
     places,
 )
 from mergebuild.cli.sinks import complain, event_sink
-from mergebuild.console.cache import comparison_text
 from mergebuild.console.plain import json_sink, plain_sink
 from mergebuild.console.plans import (
     explain_node,
@@ -50,7 +49,6 @@ from mergebuild.share.lock import Lock, lock_path, read_lock
 from mergebuild.site import Site, load_site
 
 STALE = 3
-DIFFERENT = 1
 
 
 def _plan(
@@ -137,29 +135,31 @@ def build(
         bool, typer.Option("--allow-nonfinite", help="Let NaN and infinite values through.")
     ] = False,
     check: Annotated[
-        str | None,
-        typer.Option(
-            "--check", metavar="NODE", help="Build a cached node beside it and compare the bits."
-        ),
-    ] = None,
+        bool,
+        typer.Option("--check", help="Build what was built again beside it, and compare the bits."),
+    ] = False,
     strict: Strict = False,
     locked: Locked = False,
     offline: Offline = False,
     json_: Json = False,
 ) -> None:
     """Bring the outputs, or the given nodes, up to date; do nothing that was done before."""
-    if check is not None:
+    if check:
         site = load_site()
-        loaded = _load(recipe, set_, source, strict, site, None, silent)
-        options = Options(force, allow_nonfinite)
-        settings = api.settings_of(site, jobs=jobs, chunk=chunk, device=device)
-        result = api.check(
-            loaded, check, cache=cache, settings=settings, options=options, site=site
-        )
-        typer.echo(json.dumps(asdict(result)) if json_ else comparison_text(check, result))
-        if result.different:
-            raise typer.Exit(DIFFERENT)
+        settings = api.settings_of(site, jobs=jobs, chunk=chunk, device=device, offline=offline)
+        if recipe.is_dir():
+            compared = compared_output(recipe, source, cache, settings, site, json_)
+        else:
+            loaded = _load(recipe, set_, source, strict, site, None, silent)
+            options = Options(force, allow_nonfinite)
+            compared = compared_nodes(loaded, nodes, cache, settings, options, site)
+        tell(compared, json_)
         return
+    if recipe.is_dir():
+        raise UsageError.of(
+            f"'{recipe}' is a folder, not a recipe",
+            hint="with --check, what was published there is built again and compared",
+        )
     with ExitStack() as stack:
         sink = event_sink(stack, json_)
         plan = _plan(

@@ -74,15 +74,19 @@ def verdicts_text(verdicts: Sequence[Verdict]) -> str:
     return "\n".join(lines)
 
 
-def comparison_text(node: str, result: Comparison) -> str:
+def comparison_text(name: str, result: Comparison) -> str:
     """Whether a node came out the same again."""
     count = plural(result.tensors, "tensor")
-    if not result.different:
-        return f"{node}: the same again, bit by bit ({count})"
-    return (
-        f"{node}: {len(result.different):,} of {count} differ, the first is "
-        f"'{result.different[0]}'; the largest distance is {result.distance:g}"
-    )
+    if result.same:
+        return f"{name}: the same again, bit by bit ({count})"
+    lines = []
+    if result.different:
+        lines.append(
+            f"{name}: {len(result.different):,} of {count} differ, the first is "
+            f"'{result.different[0]}'; the largest distance is {result.distance:g}"
+        )
+    lines += [f"{name}: file '{file}' differs" for file in result.files]
+    return "\n".join(lines)
 
 
 def sweep_text(sweep: Sweep, deleted: bool) -> str:

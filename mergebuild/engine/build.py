@@ -17,14 +17,14 @@ from mergebuild.engine.schedule import Schedule, Task, schedule, work_of
 from mergebuild.engine.tally import Tally
 from mergebuild.engine.workers import Workers
 from mergebuild.errors import BuildError
-from mergebuild.events import BuildFinished, BuildStarted, How, OutputPublished, Sink, Work
+from mergebuild.events import BuildFinished, BuildStarted, How, OutputPublished, Sink, Warned, Work
 from mergebuild.kernels import Kernels
 from mergebuild.kernels.choose import kernels_of_run
 from mergebuild.methods.declaration import Method
 from mergebuild.plan import NodePlan, Plan
 from mergebuild.plan.costs import read_bytes, tensor_bytes, written_bytes
 from mergebuild.recipe import NodeRef
-from mergebuild.share.card import model_card
+from mergebuild.share.card import licence_warnings, papers
 from mergebuild.share.provenance import manifest_of
 
 
@@ -52,21 +52,17 @@ def carry_out(
     """
     wanted = {name: node for name, node in plan.nodes.items() if node.wanted}
     tally = Tally(run, sink)
-    tally.tell(
-        BuildStarted(
-            run,
-            tuple(_work(name, node, plan) for name, node in wanted.items()),
-            tuple(name for name in plan.nodes if name not in wanted),
-        )
-    )
+    tally.tell(announced(plan, run))
     error: str | None = "interrupted"
     try:
         if wanted:
             Run(plan, plan.cache, methods, tally, options).nodes(wanted)
         for name, node in plan.nodes.items():
             if node.output is not None and not node.output.fresh:
-                card = model_card(plan, name, methods)
-                how = publish_output(plan, name, card, run, fresh=name in wanted)
+                for warning in licence_warnings(plan, name):
+                    tally.tell(Warned(f"warning: output '{name}': {warning}"))
+                told = papers(plan, name, methods)
+                how = publish_output(plan, name, told, run, fresh=name in wanted)
                 tally.published(str(node.output.path))
                 tally.tell(OutputPublished(name, str(node.output.path), how))
         _register(plan)
@@ -78,6 +74,16 @@ def carry_out(
         finished = tally.summary(error)
         tally.tell(finished)
     return finished
+
+
+def announced(plan: Plan, run: str) -> BuildStarted:
+    """What a run of a plan is about to do."""
+    wanted = {name: node for name, node in plan.nodes.items() if node.wanted}
+    return BuildStarted(
+        run,
+        tuple(_work(name, node, plan) for name, node in wanted.items()),
+        tuple(name for name in plan.nodes if name not in wanted),
+    )
 
 
 def _work(name: str, node: NodePlan, plan: Plan) -> Work:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from mergebuild.cache import MANIFEST, Manifest, Unsound
 from mergebuild.cache.beside import beside, left_beside
-from mergebuild.cache.content import CARD, differences
+from mergebuild.cache.content import differences
 from mergebuild.cache.manifest import claims
 from mergebuild.digest import bytes_digest
 from mergebuild.errors import BuildError, Problem, UsageError
@@ -76,8 +77,10 @@ def side_file_content(file: SideFile) -> bytes:
     return data
 
 
-def publish_output(plan: Plan, name: str, card: str, run: str, *, fresh: bool) -> Placed:
-    """Put a node's checkpoint, with its model card, at its output in one step.
+def publish_output(
+    plan: Plan, name: str, papers: Mapping[str, str], run: str, *, fresh: bool
+) -> Placed:
+    """Put a node's checkpoint, with the files that tell people of it, at its output in one step.
 
     One that this run did not make, not `fresh`, is read and checked before. Weights share what is
     in the cache; the small files, which people edit, are copies. Raises Unsound if the checkpoint
@@ -101,7 +104,8 @@ def publish_output(plan: Plan, name: str, card: str, run: str, *, fresh: bool) -
     new.mkdir(mode=FOLDER_MODE)
     try:
         how = _fill(new, folder, manifest)
-        write_file(new / CARD, card.encode())
+        for file, text in papers.items():
+            write_file(new / file, text.encode())
         replace_directory(new, path)
     except FileNotFoundError as error:
         raise Unsound(node.key, f"'{error.filename}' is gone") from error

@@ -14,7 +14,7 @@ from mergebuild.plan.model import (
 )
 from mergebuild.plan.outline import Outline, SideFile, TensorOutline, checkpoint_key
 from mergebuild.plan.planner import make_plan
-from mergebuild.plan.reasons import differences
+from mergebuild.plan.reasons import changes, differences
 
 __all__ = [
     "Costs",
@@ -28,6 +28,7 @@ __all__ = [
     "Settings",
     "SideFile",
     "TensorOutline",
+    "changes",
     "checkpoint_key",
     "differences",
     "make_plan",

@@ -252,9 +252,9 @@ class Node:
 @dataclass(frozen=True, slots=True)
 class Recipe:
     """A whole recipe. `outputs` maps node names to folders (None: the caller has yet to say where);
-    `directory` is where relative source paths start; `text` is the file as read. `pins` are what
-    its lock, whose text is `lock`, says of sources on the Hub, by `plan.Part.reference`. `varied`
-    says that variables were set from outside."""
+    `directory` is where relative source paths start; `text` is the file as read, `variables` what
+    was set in it from outside. `pins` are what its lock, whose text is `lock`, says of sources on
+    the Hub, by `plan.Part.reference`."""
 
     name: str
     path: Path
@@ -265,7 +265,7 @@ class Recipe:
     warnings: tuple[Problem, ...] = ()
     pins: Mapping[str, Pin] = field(default_factory=dict)
     lock: str | None = None
-    varied: bool = False
+    variables: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def directory(self) -> Path:

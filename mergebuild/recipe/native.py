@@ -65,7 +65,7 @@ def read(
         text,
         True,
         warnings,
-        varied=bool(overrides.variables),
+        variables=dict(sorted(overrides.variables.items())),
     )
 
 

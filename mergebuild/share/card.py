@@ -3,8 +3,8 @@ methods, down to the leaves."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, Final
 
 import yaml
 
@@ -13,20 +13,39 @@ from mergebuild.operations import OPERATIONS
 from mergebuild.plan import Plan
 from mergebuild.recipe import Extraction, Mixture, Node
 from mergebuild.recipe.written import yaml_text
-from mergebuild.share.lineage import Lineage, describe_node, hub_ids, licence, lineage
+from mergebuild.share.licences import FILE, Licences, licences_of
+from mergebuild.share.lineage import Lineage, describe_node, lineage
+from mergebuild.share.stated import CARD, statements
+
+_MOST: Final = 100
 
 
-def model_card(plan: Plan, name: str, methods: Mapping[str, Method]) -> str:
-    """README.md of a node's output."""
+def papers(plan: Plan, name: str, methods: Mapping[str, Method]) -> dict[str, str]:
+    """The files that tell people of a node's output: its card and, where its sources come under
+    several licences, what these are."""
     line = lineage(plan, name)
+    licences = licences_of(statements(line.leaves))
+    card = _card(plan, name, line, licences, methods)
+    return {CARD: card, **({FILE: licences.file} if licences.file is not None else {})}
+
+
+def licence_warnings(plan: Plan, name: str) -> tuple[str, ...]:
+    """What somebody must know of the licences before sharing a node's output."""
+    return licences_of(statements(lineage(plan, name).leaves)).warnings
+
+
+def _card(
+    plan: Plan, name: str, line: Lineage, licences: Licences, methods: Mapping[str, Method]
+) -> str:
     node = line.nodes[-1]
     parts = [
-        f"---\n{yaml.safe_dump(_front_matter(line), sort_keys=False)}---",
+        f"---\n{yaml.safe_dump(_front_matter(line, licences), sort_keys=False)}---",
         f"# {name}",
         *([node.description.strip()] if node.description else []),
         _introduction(line),
         "## Models",
         "\n".join(_leaf_rows(line)),
+        *(f"> **Licences:** {warning}." for warning in licences.warnings),
         "## Chain",
         *(_step(step) for step in line.nodes),
         "## Methods",
@@ -38,9 +57,7 @@ def model_card(plan: Plan, name: str, methods: Mapping[str, Method]) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _front_matter(line: Lineage) -> dict[str, Any]:
-    licences = {licence(leaf) for leaf in line.leaves}
-    only = licences.pop() if len(licences) == 1 else None
+def _front_matter(line: Lineage, licences: Licences) -> dict[str, Any]:
     made = line.nodes[-1]
     leaves = line.leaves
     relation, library, tag = "merge", "transformers", "merge"
@@ -49,13 +66,25 @@ def _front_matter(line: Lineage) -> dict[str, Any]:
         leaves = tuple(leaf for leaf in leaves if leaf.source == made.base)
     elif isinstance(made.body, Mixture):
         tag = "moe"
-    return {
-        "base_model": list(dict.fromkeys(hub_ids(leaves))),
-        "base_model_relation": relation,
+    stated = statements(line.leaves)
+    tasks = {one.task for one in stated}
+    bases = _every(one.repo for one in statements(leaves))
+    found = {
+        "base_model": bases,
+        "base_model_relation": relation if bases else None,
         "library_name": library,
         "tags": ["mergebuild", tag],
-        **({"license": only} if only else {}),
+        **licences.front_matter,
+        "datasets": _every(name for one in stated for name in one.datasets),
+        "language": _every(name for one in stated for name in one.languages),
+        "pipeline_tag": tasks.pop() if len(tasks) == 1 else None,
     }
+    return {key: value for key, value in found.items() if value}
+
+
+def _every(names: Iterable[str | None]) -> list[str]:
+    """Every name once, as many as a card may have."""
+    return list(dict.fromkeys(name for name in names if name))[:_MOST]
 
 
 def _introduction(line: Lineage) -> str:
@@ -79,9 +108,10 @@ def _leaf_rows(line: Lineage) -> Iterator[str]:
         revision = f" at `{leaf.source.revision}`" if leaf.source.revision else ""
         lora = leaf.source.lora
         revision += f" with the LoRA `{lora.written or lora.place}`" if lora is not None else ""
-        stated = licence(leaf)
-        terms = f", licence {stated}" if stated else ""
-        yield f"- **{leaf.source}**: `{model}`{revision}{terms}"
+        first = statements([leaf])[0]
+        terms = f", licence {first.terms}" if first.terms else ", no licence stated"
+        bases = f", made from {', '.join(f'`{base}`' for base in first.bases)}"
+        yield f"- **{leaf.source}**: `{model}`{revision}{terms}{bases if first.bases else ''}"
 
 
 def _step(node: Node) -> str:

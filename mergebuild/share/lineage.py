@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +9,7 @@ from mergebuild.digest import fields_digest
 from mergebuild.plan import Leaf, Plan
 from mergebuild.recipe import Node, NodeRef, Source
 from mergebuild.recipe.written import configuration, native_keys
+from mergebuild.share.stated import Stated, statements
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,45 +39,38 @@ def describe_node(node: Node) -> dict[str, Any]:
 
 def describe_leaf(leaf: Leaf) -> dict[str, Any]:
     """A source as provenance shows it; `content` is the digest of its tensors."""
-    tensors = sorted(leaf.outline.tensors.items())
-    content = fields_digest("leaf", ((name, tensor.key) for name, tensor in tensors))
     return {
         "name": str(leaf.source),
-        "model": leaf.source.written or leaf.source.place,
-        **_revision(leaf, leaf.source),
-        **({"lora": _described(leaf, leaf.source.lora)} if leaf.source.lora else {}),
-        "content": content,
-        **({"license": text} if (text := licence(leaf)) else {}),
+        **_part(leaf, leaf.source),
+        **({"lora": _part(leaf, leaf.source.lora)} if leaf.source.lora else {}),
+        "content": leaf_content(leaf),
+        **_stated(statements([leaf])[0]),
     }
 
 
-def _described(leaf: Leaf, lora: Source) -> dict[str, Any]:
-    return {"model": lora.written or lora.place, **_revision(leaf, lora)}
+def leaf_content(leaf: Leaf) -> str:
+    """The digest of all tensors of a source."""
+    tensors = sorted(leaf.outline.tensors.items())
+    return fields_digest("leaf", ((name, tensor.key) for name, tensor in tensors))
 
 
-def _revision(leaf: Leaf, part: Source) -> dict[str, str]:
-    """The revision as written, and the commit that it was on the Hub."""
+def _stated(stated: Stated) -> dict[str, Any]:
+    said: dict[str, Any] = {
+        "license": stated.licence,
+        "license_name": stated.licence_name,
+        "license_link": stated.licence_link,
+        "datasets": list(stated.datasets) or None,
+    }
+    return {key: value for key, value in said.items() if value is not None}
+
+
+def _part(leaf: Leaf, part: Source) -> dict[str, str]:
+    """A model or a LoRA: where it is from, the revision as written, and the commit on the Hub. What
+    an override has put in its place on this machine goes by the recipe's own name for it."""
     asked = part.place, part.revision
     commits = [s.commit for s in leaf.snapshots if (s.repo, s.revision) == asked]
     return {
+        "model": part.place if commits else part.written or part.place,
         **({"revision": part.revision} if part.revision else {}),
         **({"commit": commits[0]} if commits else {}),
     }
-
-
-def licence(leaf: Leaf) -> str | None:
-    """The licence that a source's card states."""
-    return _text(leaf.checkpoint.card_metadata, "license")
-
-
-def _text(metadata: Mapping[str, Any], key: str) -> str | None:
-    value = metadata.get(key)
-    return value if isinstance(value, str) and value else None
-
-
-def hub_ids(leaves: tuple[Leaf, ...]) -> Iterator[str]:
-    """How the leaves are called on the Hub, as far as their names are of its form."""
-    for leaf in leaves:
-        model = leaf.source.written or leaf.source.place
-        if model.count("/") == 1 and not model.startswith((".", "~", "/")):
-            yield model

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from mergebuild.checkpoint import hub_client
 from mergebuild.checkpoint.hub import cache_folder, is_offline
@@ -22,6 +22,7 @@ from mergebuild.recipe.context import Context
 from mergebuild.recipe.overrides import Overrides
 from mergebuild.recipe.yaml_tree import MOST_CHARACTERS
 from mergebuild.share.configurations import Configurations, of_card, of_file
+from mergebuild.share.recorded import recipe_of, recorded
 
 CARD: Final = "README.md"
 MANIFEST: Final = "mergebuild.json"
@@ -92,7 +93,8 @@ def _from_file(
 ) -> Origin | None:
     if path.name == MANIFEST:
         data = parse_object(read_small(path, _MANIFEST_LARGEST), f"'{label}'")
-        recipe = recorded_recipe(data, label, Path(f"{name}.yaml"), methods)
+        said = recorded(data.get("provenance"), label)
+        recipe = recipe_of(said, path.parent, methods)
         return Origin(label, name, label, name, directory, recipe)
     text = _text(path, label)
     if _is_native(path, text):
@@ -123,18 +125,3 @@ def _text(path: Path, label: str) -> str:
 def _is_native(path: Path, text: str) -> bool:
     lines = text.splitlines()
     return path.suffix in _YAML and any(line.startswith("mergebuild:") for line in lines)
-
-
-def recorded_recipe(
-    manifest: Mapping[str, Any], label: str, path: Path, methods: Mapping[str, Method]
-) -> Recipe:
-    """The recipe that a manifest's provenance holds, as it was when it was built. `path` is where
-    it is taken to stand. Raises RecipeError."""
-    said = manifest.get("provenance")
-    recipe = said.get("recipe") if isinstance(said, dict) else None
-    text = recipe.get("text") if isinstance(recipe, dict) else None
-    variables = recipe.get("variables", {}) if isinstance(recipe, dict) else {}
-    sound = isinstance(variables, dict) and all(isinstance(v, str) for v in variables.values())
-    if not isinstance(text, str) or not sound:
-        raise RecipeError.of(f"'{label}' holds no recipe")
-    return parse_recipe(text, path, variables=variables, methods=methods)

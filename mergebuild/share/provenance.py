@@ -12,6 +12,7 @@ from mergebuild.cache import FileRecord, Manifest, ShardRecord, TensorRecord
 from mergebuild.checkpoint.safetensors import INDEX, ShardPlan, index_text
 from mergebuild.digest import bytes_digest
 from mergebuild.plan import NodePlan, Plan, planned_layout
+from mergebuild.recipe import Recipe
 from mergebuild.share.lineage import describe_leaf, describe_node, lineage
 
 
@@ -27,7 +28,7 @@ def manifest_of(
     node = plan.nodes[name]
     line = lineage(plan, name)
     provenance: dict[str, Any] = {
-        "recipe": {"name": plan.recipe.name, "text": plan.recipe.text},
+        "recipe": _recipe(plan.recipe),
         "chain": [describe_node(link) for link in line.nodes],
         "leaves": [describe_leaf(leaf) for leaf in line.leaves],
     }
@@ -56,6 +57,17 @@ def manifest_of(
         files=_files(node, mtimes),
         provenance=provenance,
     )
+
+
+def _recipe(recipe: Recipe) -> dict[str, Any]:
+    """All that it takes to read the recipe again, wherever that is."""
+    return {
+        "name": recipe.name,
+        "file": recipe.path.name,
+        "text": recipe.text,
+        **({"variables": dict(recipe.variables)} if recipe.variables else {}),
+        **({"lock": recipe.lock} if recipe.lock is not None else {}),
+    }
 
 
 def _record(node: NodePlan, shard: ShardPlan, tensor: str, digest: str) -> TensorRecord:

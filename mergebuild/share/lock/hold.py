@@ -33,7 +33,7 @@ def hold(plan: Plan, lock: Lock, *, locked: bool, sink: Sink) -> None:
     were set from outside, nodes are others than the lock's, and only what they are made of counts.
     """
     found = make_lock(plan, lock, files=locked, outputs=False, sink=sink)
-    nodes = not plan.recipe.varied
+    nodes = not plan.recipe.variables
     _tell(drift(lock, found, plan, nodes=nodes, whole=False), plan, locked, sink)
 
 
