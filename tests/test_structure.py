@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ import torch
 from safetensors.torch import save_file
 
 import mergebuild as mb
+from mergebuild.checkpoint.buffers import is_buffer
+from mergebuild.plan.sizes import sizes_table
 from tests import kit
 from tests.builder import Scratch
 
@@ -87,11 +90,102 @@ def test_tensors_of_integers_are_copied_when_equal(tmp_path: Path) -> None:
         build(tmp_path, LINEAR)
 
 
-def test_shapes_that_differ_are_refused_with_both(tmp_path: Path) -> None:
-    bare(tmp_path / "a", w=ONE)
-    bare(tmp_path / "b", w=torch.ones(2, 3))
-    with pytest.raises(mb.RecipeError, match=r"shapes differ: \[2, 2\] in 'a', \[2, 3\] in 'b'"):
+def test_shapes_that_differ_are_a_table(tmp_path: Path) -> None:
+    """A row for each kind of tensor, however many layers have it."""
+    kit.llama(tmp_path / "a", layers=3)
+    kit.llama(tmp_path / "b", layers=3, intermediate=32, vocab=40)
+    with pytest.raises(mb.RecipeError) as caught:
         build(tmp_path, LINEAR)
+    (problem,) = caught.value.problems
+    assert problem.message.splitlines() == [
+        "node 'out': shapes differ between the inputs",
+        "                                                   a         b",
+        "  model.layers.*.mlp.down_proj.weight (3 tensors)  [16, 24]  [16, 32]",
+        "  model.layers.*.mlp.gate_proj.weight (3 tensors)  [24, 16]  [32, 16]",
+        "  model.layers.*.mlp.up_proj.weight (3 tensors)    [24, 16]  [32, 16]",
+        "  lm_head.weight                                   [32, 16]  [40, 16]",
+        "  model.embed_tokens.weight                        [32, 16]  [40, 16]",
+    ]
+    assert problem.hint
+    assert not (tmp_path / "build").exists()
+
+
+def test_many_kinds_are_not_all_listed() -> None:
+    sizes = {f"t{i:02}.w": {"a": (i,), "b": (i, 1)} for i in range(30)}
+    lines = sizes_table({**sizes, "t31.w": {"b": (2,)}}).splitlines()
+    assert len(lines) == 22
+    assert lines[-1] == "  and 11 more kinds"
+    assert sizes_table({"t": {"a": (), "b": (1,)}, "u": {"b": (2,)}}).splitlines()[1:] == [
+        "  t  []    [1]",
+        "  u  none  [2]",
+    ]
+
+
+def test_buffers_are_copied_and_never_merged(tmp_path: Path) -> None:
+    mask, other = torch.ones(1, 1, 3, 3), torch.zeros(1, 1, 4, 4)
+    a = {
+        "h.0.attn.bias": mask,
+        "r.inv_freq": ONE,
+        "position_ids": torch.arange(3),
+        "s.inv_freq": ONE,
+    }
+    b = {
+        "h.0.attn.bias": other,
+        "r.inv_freq": TWO,
+        "position_ids": torch.arange(4),
+        "s.inv_freq": ONE,
+    }
+    bare(tmp_path / "a", w=ONE, **a)
+    bare(tmp_path / "b", w=TWO, **b)
+    out, notes = build(tmp_path, LINEAR + "    parameters: {normalize: false}\n")
+    assert out.pop("w").equal(torch.full((2, 2), 3.0))
+    assert out.keys() == a.keys()
+    assert all(out[name].equal(a[name]) for name in a)
+    assert notes == ("no weight: copied from 'a' ('h.0.attn.bias' and 2 more)",)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "buffer"),
+    [
+        ("transformer.h.0.attn.bias", (1, 1, 8, 8), True),
+        ("gpt_neox.layers.0.attention.bias", (1, 1, 8, 8), True),
+        ("h.0.attn.bias", (8,), False),
+        ("h.0.conv.bias", (1, 1, 8, 8), False),
+        ("h.0.attn.masked_bias", (), True),
+        ("model.layers.0.self_attn.rotary_emb.inv_freq", (4,), True),
+        ("bias", (1, 1, 2, 2), False),
+        ("norm.running_mean", (4,), False),
+    ],
+)
+def test_what_a_buffer_is(name: str, shape: tuple[int, ...], buffer: bool) -> None:
+    assert is_buffer(name, shape) is buffer
+
+
+def test_complex_numbers_are_copied_when_equal(tmp_path: Path) -> None:
+    turns = torch.tensor([1 + 2j, 3 - 4j])
+    bare(tmp_path / "a", w=ONE, turns=turns)
+    bare(tmp_path / "b", w=TWO, turns=turns)
+    assert build(tmp_path, LINEAR)[0]["turns"].equal(turns)
+    bare(tmp_path / "b", w=TWO, turns=turns * 2)
+    with pytest.raises(mb.RecipeError, match="not of floating point differs between the inputs"):
+        build(tmp_path, LINEAR)
+
+
+def test_an_integer_and_a_float_are_not_merged(tmp_path: Path) -> None:
+    bare(tmp_path / "a", w=ONE)
+    bare(tmp_path / "b", w=ONE.int())
+    with pytest.raises(mb.RecipeError, match="not of floating point differs between the inputs"):
+        build(tmp_path, LINEAR)
+
+
+def test_models_of_another_kind_are_refused(tmp_path: Path) -> None:
+    kit.llama(tmp_path / "a")
+    kit.gpt2(tmp_path / "b")
+    with pytest.raises(mb.RecipeError, match="no tensor of 'b' is called as one of 'a'") as caught:
+        build(tmp_path, LINEAR)
+    (problem,) = caught.value.problems
+    assert problem.at is not None
+    assert problem.at.line == 6
     assert not (tmp_path / "build").exists()
 
 
@@ -101,6 +195,7 @@ DTYPES = {
     ("float16", "bfloat16", None): torch.bfloat16,
     ("float16", "float32", "float16"): torch.float16,
     ("float32", None, "float64"): torch.float64,
+    ("float64", None, None): torch.float64,
 }
 
 
@@ -115,10 +210,21 @@ def test_output_dtype(tmp_path: Path, case: tuple[str, str | None, str | None]) 
     assert out["w"].dtype is DTYPES[case]
 
 
-def test_inputs_of_different_dtypes_are_promoted(tmp_path: Path) -> None:
-    bare(tmp_path / "a", w=ONE.bfloat16())
-    bare(tmp_path / "b", w=TWO.half())
-    assert build(tmp_path, LINEAR)[0]["w"].dtype is torch.float32
+@pytest.mark.parametrize(
+    ("one", "other", "both"),
+    [
+        (torch.bfloat16, torch.float16, torch.float32),
+        (torch.bfloat16, torch.float32, torch.float32),
+        (torch.float16, torch.float64, torch.float64),
+        (torch.float32, torch.float64, torch.float64),
+    ],
+)
+def test_inputs_of_different_dtypes_are_promoted(
+    tmp_path: Path, one: torch.dtype, other: torch.dtype, both: torch.dtype
+) -> None:
+    bare(tmp_path / "a", w=ONE.to(one))
+    bare(tmp_path / "b", w=TWO.to(other))
+    assert build(tmp_path, LINEAR)[0]["w"].equal(torch.full((2, 2), 1.5, dtype=both))
 
 
 def test_a_tied_head_is_the_embedding(tmp_path: Path) -> None:
@@ -130,6 +236,18 @@ def test_a_tied_head_is_the_embedding(tmp_path: Path) -> None:
     torch.testing.assert_close(out["lm_head.weight"], expected)
     assert any("'b' ties it" in note for note in notes)
     assert kit.config(tmp_path / "build/out")["tie_word_embeddings"] is False
+
+
+def test_a_config_may_tie_in_its_section_about_text(tmp_path: Path) -> None:
+    kit.llama(tmp_path / "a", tied=True)
+    said = kit.config(tmp_path / "a")
+    said["text_config"] = {"tie_word_embeddings": said.pop("tie_word_embeddings")}
+    (tmp_path / "a" / "config.json").write_text(json.dumps(said))
+    kit.llama(tmp_path / "b", seed=1)
+    out, notes = build(tmp_path, LINEAR)
+    assert "lm_head.weight" not in out
+    assert any("not written" in note for note in notes)
+    assert kit.config(tmp_path / "build/out")["text_config"] == {"tie_word_embeddings": True}
 
 
 def test_no_head_is_written_where_the_config_ties_it(tmp_path: Path) -> None:

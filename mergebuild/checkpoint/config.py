@@ -37,7 +37,7 @@ def output_config(
         set_depth(changed, depth)
     if dtype is not None:
         _set_dtype(changed, dtype)
-        if not any(key in changed for key in _DTYPES):
+        if not any(key in changed for key in _DTYPES) and not is_diffusion(changed):
             changed["torch_dtype"] = dtype
     if tied is not None:
         changed[_TIED] = tied
@@ -45,6 +45,11 @@ def output_config(
             if _TIED in section:
                 section[_TIED] = tied
     return json.dumps(changed, indent=2).encode() + b"\n"
+
+
+def is_diffusion(config: Mapping[str, Any] | None) -> bool:
+    """Whether a config is one of the diffusers library, which calls things otherwise."""
+    return "_class_name" in (config or {})
 
 
 def _without_place(value: Any) -> Any:

@@ -8,7 +8,14 @@ from typing import Final, Literal, TypeAlias
 
 from mergebuild.checkpoint import adapter
 from mergebuild.checkpoint.safetensors import INDEX, SINGLE
-from mergebuild.checkpoint.shards import BIN, BIN_INDEX, SUFFIX, find_weights
+from mergebuild.checkpoint.shards import (
+    BIN,
+    BIN_INDEX,
+    DIFFUSION,
+    DIFFUSION_INDEX,
+    SUFFIX,
+    find_weights,
+)
 from mergebuild.checkpoint.side_files import CONFIG, is_carried, is_code, read_config, runs_code
 from mergebuild.errors import CheckpointError
 
@@ -26,6 +33,8 @@ def _beside(folder: Path, names: Mapping[str, int]) -> list[str]:
     loose = any(name.endswith(SUFFIX) and "/" not in name for name in names)
     if SINGLE not in names and INDEX in names:
         found.append(INDEX)
+    elif SINGLE not in names and DIFFUSION not in names and DIFFUSION_INDEX in names:
+        found.append(DIFFUSION_INDEX)
     elif not loose and BIN not in names and BIN_INDEX in names:
         found.append(BIN_INDEX)
     return found

@@ -16,6 +16,9 @@ from mergebuild.checkpoint.dtypes import DTYPES
 
 SINGLE: Final = "model.safetensors"
 INDEX: Final = "model.safetensors.index.json"
+STEM: Final = "model"
+DIFFUSION_STEM: Final = "diffusion_pytorch_model"
+"""How files of weights begin: as transformers looks for them, and as diffusers does."""
 
 _ALIGNMENT: Final = 8
 
@@ -44,9 +47,10 @@ class _Tensor:
 
 
 def plan_shards(
-    tensors: Iterable[tuple[str, str, tuple[int, ...]]], shard_size: int
+    tensors: Iterable[tuple[str, str, tuple[int, ...]]], shard_size: int, stem: str = STEM
 ) -> tuple[ShardPlan, ...]:
-    """The files of a checkpoint, from (name, dtype, shape) in any order.
+    """The files of a checkpoint, from (name, dtype, shape) in any order; their names begin with
+    `stem`.
 
     A shard takes tensors in the order of their names up to `shard_size` bytes of data; a tensor
     that is larger has a shard of its own. Without tensors there is one empty file.
@@ -54,7 +58,8 @@ def plan_shards(
     listed = sorted((_Tensor(*tensor) for tensor in tensors), key=lambda tensor: tensor.name)
     groups = list(_groups(listed, shard_size))
     return tuple(
-        _shard(_name(number, len(groups)), group) for number, group in enumerate(groups, start=1)
+        _shard(_name(stem, number, len(groups)), group)
+        for number, group in enumerate(groups, start=1)
     )
 
 
@@ -63,8 +68,14 @@ def single_shard(tensors: Iterable[tuple[str, str, tuple[int, ...]]], name: str)
     return _shard(name, (_Tensor(*tensor) for tensor in tensors))
 
 
+def index_name(shards: Sequence[ShardPlan]) -> str:
+    """What the index of several shards is called: `INDEX`, or as their names begin."""
+    stem = shards[0].name.partition("-00001-of-")[0]
+    return f"{stem}.safetensors.index.json"
+
+
 def index_text(shards: Sequence[ShardPlan]) -> bytes:
-    """The text of `INDEX` for a checkpoint of several shards."""
+    """The text of the index of a checkpoint of several shards."""
     files = {name: shard.name for shard in shards for name in shard.offsets}
     index = {
         "metadata": {"total_size": sum(sum(shard.sizes.values()) for shard in shards)},
@@ -86,8 +97,8 @@ def _groups(tensors: Sequence[_Tensor], limit: int) -> Iterator[list[_Tensor]]:
         yield group
 
 
-def _name(number: int, count: int) -> str:
-    return SINGLE if count == 1 else f"model-{number:05}-of-{count:05}.safetensors"
+def _name(stem: str, number: int, count: int) -> str:
+    return f"{stem}{'' if count == 1 else f'-{number:05}-of-{count:05}'}.safetensors"
 
 
 def _shard(name: str, group: Iterable[_Tensor]) -> ShardPlan:

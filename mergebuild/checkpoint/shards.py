@@ -14,10 +14,12 @@ from typing import Any, Final, NoReturn
 from mergebuild.checkpoint.header import TensorInfo
 from mergebuild.checkpoint.pickled import SUFFIXES as PICKLED
 from mergebuild.checkpoint.regular import parse_object, read_small
-from mergebuild.checkpoint.safetensors import INDEX, SINGLE
+from mergebuild.checkpoint.safetensors import DIFFUSION_STEM, INDEX, SINGLE
 from mergebuild.errors import CheckpointError
 
 SUFFIX: Final = ".safetensors"
+DIFFUSION: Final = f"{DIFFUSION_STEM}.safetensors"
+DIFFUSION_INDEX: Final = f"{DIFFUSION}.index.json"
 BIN: Final = "pytorch_model.bin"
 BIN_INDEX: Final = "pytorch_model.bin.index.json"
 
@@ -50,6 +52,7 @@ def find_weights(directory: Path, names: Collection[str]) -> Weights:
     """
     return (
         _standard(directory, names, SINGLE, INDEX)
+        or _standard(directory, names, DIFFUSION, DIFFUSION_INDEX)
         or _loose(directory, names)
         or _standard(directory, names, BIN, BIN_INDEX)
         or _loose_pickled(directory, names)
@@ -104,10 +107,11 @@ def read_index(path: Path) -> dict[str, str]:
         raise CheckpointError.of(f"'{path}': no 'weight_map' object")
     if not weight_map:
         raise CheckpointError.of(f"'{path}': 'weight_map' is empty")
-    suffixes = (SUFFIX,) if path.name == INDEX else PICKLED
+    safe = path.name in (INDEX, DIFFUSION_INDEX)
+    suffixes = (SUFFIX,) if safe else PICKLED
     for tensor, file in weight_map.items():
         if not _plain(file, suffixes):
-            kind = "safetensors" if path.name == INDEX else "PyTorch"
+            kind = "safetensors" if safe else "PyTorch"
             raise CheckpointError.of(
                 f"'{path}': tensor '{tensor}': {file!r:.80} is not the plain name of a {kind} file"
             )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from mergebuild.cache import Cache, to_text
 from mergebuild.cache.registry import register
 from mergebuild.cache.staging import Staging
-from mergebuild.checkpoint.safetensors import INDEX, index_text
+from mergebuild.checkpoint.safetensors import index_name, index_text
 from mergebuild.engine.evaluate import check_linked, compute_tensor, copy_tensor
 from mergebuild.engine.outputs import publish_output, side_file_content
 from mergebuild.engine.places import Places
@@ -216,7 +216,7 @@ class Run:
         for file in node.outline.side_files:
             staging.write(file.name, side_file_content(file))
         if len(node.shards) > 1:
-            staging.write(INDEX, index_text(node.shards))
+            staging.write(index_name(node.shards), index_text(node.shards))
         digests, mtimes = self._tally.digests(name), staging.seal()
         manifest = manifest_of(self._plan, name, digests, mtimes, self._options.allow_nonfinite)
         staging.publish(to_text(manifest))

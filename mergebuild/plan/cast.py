@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 
 from mergebuild.errors import Location, Problem
 from mergebuild.methods.declaration import Method
+from mergebuild.plan.naming import Naming
 from mergebuild.plan.outline import Outline
-from mergebuild.plan.view import View
 from mergebuild.recipe import Input, ModelRef, Module, Node, Slice
 
 
@@ -20,13 +20,13 @@ class Participant:
     """A model in its place in a slice; `entry` is None for a base that is not listed."""
 
     model: ModelRef
-    view: View
+    naming: Naming
     entry: Input | None
     at: Location
 
     @property
     def outline(self) -> Outline:
-        return self.view.outline
+        return self.naming.outline
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class Misfit(Exception):
 
 
 def cast_of(
-    node: Node, module: Module, part: Slice, method: Method, views: Mapping[ModelRef, View]
+    node: Node, module: Module, part: Slice, method: Method, namings: Mapping[ModelRef, Naming]
 ) -> Cast:
     """Who takes part in a slice, in which order."""
     base = (part.base or node.base) if method.base != "ignored" else None
@@ -60,7 +60,7 @@ def cast_of(
         module,
         part,
         tuple(
-            Participant(m, views[m], entries.get(m), entries[m].at if m in entries else part.at)
+            Participant(m, namings[m], entries.get(m), entries[m].at if m in entries else part.at)
             for m in order
         ),
         base is not None,
@@ -88,4 +88,4 @@ def whole(cast: Cast) -> Cast:
 def beside(cast: Cast) -> Iterator[str]:
     """The tensors beside the layer stacks, by their names in the output; repetitions included."""
     for participant in cast.participants:
-        yield from participant.view.layout.beside
+        yield from participant.naming.layout.beside

@@ -19,7 +19,8 @@ from mergebuild.methods.declaration import Method
 from mergebuild.operations import EXTRACT
 from mergebuild.plan.node import Outlined
 from mergebuild.plan.outline import Outline, SideFile, TensorOutline, make_outline
-from mergebuild.plan.resolve import Remarks, shape_text, some
+from mergebuild.plan.resolve import Remarks, some
+from mergebuild.plan.sizes import shape_text
 from mergebuild.recipe import Extraction, ModelRef, Node
 from mergebuild.recipe.values import matches
 
@@ -46,7 +47,7 @@ def outline_extraction(
             "no matrix differs between the two that 'modules' means", node.name, body.at
         )
     if remarks.problems:
-        raise RecipeError(*remarks.errors(node.name))
+        raise RecipeError(*remarks.errors(node))
     made.check_filters()
     config = adapter_config(
         made.factored,
@@ -102,8 +103,8 @@ class _Extracting:
         embedding = is_embedding(name)
         if base.shape != model.shape:
             self.remarks.problem(
-                f"shapes differ: {shape_text(base)} in '{self.node.base}', {shape_text(model)} in "
-                f"'{self.body.model}'", name, self.node.at,
+                f"shapes differ: {shape_text(base.shape)} in '{self.node.base}', "
+                f"{shape_text(model.shape)} in '{self.body.model}'", name, self.node.at,
                 "a LoRA keeps every shape; where the vocabulary grew, bring it to the base first",
             )  # fmt: skip
         elif not (is_floating(base.dtype) and is_floating(model.dtype)):

@@ -10,8 +10,15 @@ from pathlib import Path
 
 from mergebuild.cache import Cache, CachedTensor, Index, Region, shard_layout, sound
 from mergebuild.cache.registry import registered
+from mergebuild.checkpoint.config import is_diffusion
 from mergebuild.checkpoint.peft import WEIGHTS as ADAPTER
-from mergebuild.checkpoint.safetensors import ShardPlan, plan_shards, single_shard
+from mergebuild.checkpoint.safetensors import (
+    DIFFUSION_STEM,
+    STEM,
+    ShardPlan,
+    plan_shards,
+    single_shard,
+)
 from mergebuild.plan.model import Leaf, NodePlan, OutputPlan, Reason, State
 from mergebuild.plan.node import Outlined
 from mergebuild.plan.outline import Outline, checkpoint_key
@@ -79,7 +86,11 @@ class Decisions:
                 shards = (
                     (single_shard(listed, ADAPTER),)
                     if outline.adapter
-                    else plan_shards(listed, self._shard_size)
+                    else plan_shards(
+                        listed,
+                        self._shard_size,
+                        DIFFUSION_STEM if is_diffusion(outline.config) else STEM,
+                    )
                 )
                 linked = {} if anew else self._linked(outline, shards, reuse)
         state: State = "fresh"

@@ -11,7 +11,8 @@ from mergebuild.errors import did_you_mean
 from mergebuild.expression import Expression, Operand
 from mergebuild.operations import GATES
 from mergebuild.plan.outline import Outline
-from mergebuild.plan.resolve import Remarks, shape_text
+from mergebuild.plan.resolve import Remarks
+from mergebuild.plan.sizes import shape_text
 from mergebuild.recipe import Expert, ModelRef, Source
 
 _DEVIATION: Final = 0.02
@@ -84,7 +85,7 @@ def _vector(
     whole = (made.layers, made.hidden)
     if tensor.shape not in ((made.hidden,), whole) or not is_floating(tensor.dtype):
         remarks.problem(
-            f"vectors of '{gates}' are {tensor.dtype} {shape_text(tensor)}",
+            f"vectors of '{gates}' are {tensor.dtype} {shape_text(tensor.shape)}",
             name,
             expert.at,
             f"expected are numbers of floating point, [{made.hidden}] or {list(whole)}",

@@ -26,7 +26,8 @@ from mergebuild.methods.declaration import Method
 from mergebuild.plan.gates import Router, router
 from mergebuild.plan.node import CONFIG, Outlined, config_file, config_text
 from mergebuild.plan.outline import Outline, TensorOutline, make_outline
-from mergebuild.plan.resolve import Remarks, shape_text, some
+from mergebuild.plan.resolve import Remarks, some
+from mergebuild.plan.sizes import shape_text
 from mergebuild.recipe import Expert, Mixture, ModelRef, Node
 
 _BUFFER = "rotary_emb.inv_freq"
@@ -50,7 +51,7 @@ def outline_mixture(
     for layer in range(stack.count):
         made.layer(layer)
     if made.remarks.problems:
-        raise RecipeError(*made.remarks.errors(node.name))
+        raise RecipeError(*made.remarks.errors(node))
     tensors = {
         name: TensorOutline(tensor_key(e), e.dtype, e.shape)
         for name, e in sorted(made.expressions.items())
@@ -200,7 +201,8 @@ class _Mixing:
             fits = (hidden, wide) if last else (wide, hidden)
             if tensor.shape != fits:
                 self._problem(
-                    f"an expert of '{expert.model}' is {shape_text(tensor)}, not {list(fits)}",
+                    f"an expert of '{expert.model}' is {shape_text(tensor.shape)}, "
+                    f"not {list(fits)}",
                     name, expert.at, "experts are of one size, and of the base's hidden size",
                 )  # fmt: skip
             scale = expert.scale if last and expert.scale != 1.0 else None

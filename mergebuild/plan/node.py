@@ -19,11 +19,11 @@ from mergebuild.errors import RecipeError
 from mergebuild.expression import Expression, tensor_key
 from mergebuild.methods.declaration import Method
 from mergebuild.plan.cast import Cast, Misfit, cast_of, pattern_of
+from mergebuild.plan.naming import Naming, naming_of
 from mergebuild.plan.outline import Outline, SideFile, TensorOutline, make_outline
 from mergebuild.plan.resolve import Remarks, Resolver, some
 from mergebuild.plan.rows import depths
 from mergebuild.plan.slots import Slot, slots
-from mergebuild.plan.view import view_of
 from mergebuild.recipe import ModelRef, Node, Parameters
 from mergebuild.recipe.values import matches
 
@@ -50,11 +50,12 @@ def outline_node(
     method = methods[node.method]
     _refuse_vocabulary(node)
     pattern = outlines[pattern_of(node, method)]
-    views = {model: view_of(outlines[model], pattern) for model in node.references()}
+    namings = {model: naming_of(outlines[model], pattern) for model in node.references()}
     groups = [
-        [cast_of(node, module, part, method, views) for part in module.slices]
+        [cast_of(node, module, part, method, namings) for part in module.slices]
         for module in node.modules
     ]
+    _refuse_strangers(node, pattern, namings)
     remarks = Remarks()
     resolver = Resolver(node, method, methods["passthrough"], native, remarks)
     expressions: dict[str, Expression] = {}
@@ -68,8 +69,8 @@ def outline_node(
         expression = resolver.expression(kept) if kept is not None else None
         if expression is not None:
             expressions[slot.name] = expression
-    if remarks.problems:
-        raise RecipeError(*remarks.errors(node.name))
+    if remarks.problems or remarks.sizes:
+        raise RecipeError(*remarks.errors(node))
     if not expressions:
         raise RecipeError.of(f"node '{node.name}': its inputs have no tensors", at=node.at)
     for warning in (*_unmatched(node, found, native), *_structure(groups, pattern)):
@@ -93,13 +94,27 @@ def outline_node(
     return Outlined(outline, expressions, models, notes)
 
 
+def _refuse_strangers(node: Node, pattern: Outline, namings: Mapping[ModelRef, Naming]) -> None:
+    """Models with layers that have no tensor in common cannot be inputs of one node."""
+    for model, naming in namings.items():
+        names = naming.own if naming.own is not None else naming.outline.tensors
+        both = pattern.layout.stacks and naming.layout.stacks
+        if both and pattern.tensors.keys().isdisjoint(names):
+            raise RecipeError.of(
+                f"node '{node.name}': no tensor of '{model}' is called as one of '{pattern.name}' "
+                f"('{min(naming.outline.tensors)}' there, '{min(pattern.tensors)}' here)",
+                at=model.at or node.at,
+                hint="inputs of one node must be of one architecture",
+            )
+
+
 def _with_head(slot: Slot, pattern: Outline, remarks: Remarks) -> Slot | None:
     """The slot with a tied input's embedding as its output head; None if the output has no head.
 
     `pattern` is the checkpoint whose config the output gets.
     """
     participants = slot.cast.participants
-    if slot.name not in {p.view.head for p in participants}:
+    if slot.name not in {p.naming.head for p in participants}:
         return slot
     if ties(pattern.config) is True:
         remarks.note(
@@ -183,10 +198,10 @@ def _structure(groups: Sequence[Sequence[Cast]], pattern: Outline) -> Iterator[s
     """What the user should know of the inputs themselves."""
     participants = {str(p.model): p for group in groups for c in group for p in c.participants}
     for name, participant in participants.items():
-        view = participant.view
-        if view.layout.mismatch is not None:
-            yield f"'{name}': {view.layout.mismatch}"
-        for own, output, count in view.rules:
+        naming = participant.naming
+        if naming.layout.mismatch is not None:
+            yield f"'{name}': {naming.layout.mismatch}"
+        for own, output, count in naming.rules:
             yield (
                 f"names in '{name}' begin with '{own}' where they begin with '{output}' in "
                 f"'{pattern.name}': {count} tensors matched by what follows"

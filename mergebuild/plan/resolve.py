@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from mergebuild.checkpoint.buffers import is_buffer
 from mergebuild.checkpoint.dtypes import is_floating, promote
 from mergebuild.errors import Location, Problem
 from mergebuild.expression import Expression, Operand
@@ -22,6 +23,7 @@ from mergebuild.methods.declaration import (
 )
 from mergebuild.plan.cast import Participant
 from mergebuild.plan.outline import TensorOutline
+from mergebuild.plan.sizes import Shapes, sizes_table
 from mergebuild.plan.slots import Slot
 from mergebuild.recipe import Condition, ModelRef, Node, Parameters
 from mergebuild.recipe.values import conditions, first, interpolate
@@ -29,10 +31,14 @@ from mergebuild.recipe.values import conditions, first, interpolate
 
 @dataclass(slots=True)
 class Remarks:
-    """What resolving a node brought up: problems that stop it, and notes, each with its tensors."""
+    """What resolving a node brought up: problems that stop it, and notes, each with its tensors.
+
+    `sizes` are the tensors whose shapes differ between the inputs.
+    """
 
     problems: dict[tuple[str, Location | None, str | None], list[str]] = field(default_factory=dict)
     notes: dict[str, list[str]] = field(default_factory=dict)
+    sizes: dict[str, Shapes] = field(default_factory=dict)
 
     def problem(
         self, message: str, tensor: str, at: Location | None = None, hint: str | None = None
@@ -42,9 +48,15 @@ class Remarks:
     def note(self, message: str, tensor: str) -> None:
         self.notes.setdefault(message, []).append(tensor)
 
-    def errors(self, node: str) -> Iterator[Problem]:
+    def errors(self, node: Node) -> Iterator[Problem]:
+        if self.sizes:
+            yield Problem(
+                f"node '{node.name}': shapes differ between the inputs\n{sizes_table(self.sizes)}",
+                node.at,
+                "inputs of one node must be of one architecture and one size",
+            )
         for (message, at, hint), tensors in self.problems.items():
-            yield Problem(f"node '{node}': {message}: {some(tensors)}", at, hint)
+            yield Problem(f"node '{node.name}': {message}: {some(tensors)}", at, hint)
 
 
 def some(names: Sequence[str]) -> str:
@@ -95,19 +107,13 @@ class Resolver:
             present = keep
             if len(present) == 1:
                 return self._copied(slot, *present[0])
-        first = present[0]
+        if is_buffer(slot.name, present[0][1].shape):
+            return self._buffer(slot, present)
         if not all(is_floating(tensor.dtype) for _, tensor, _ in present):
             return self._integral(slot, present)
-        for participant, tensor, name in present[1:]:
-            if tensor.shape != first[1].shape:
-                self.remarks.problem(
-                    f"shapes differ: {shape_text(first[1])} in '{first[0].model}', "
-                    f"{shape_text(tensor)} in '{participant.model}'",
-                    name,
-                    participant.at,
-                    "inputs of one node must be of one architecture and vocabulary",
-                )
-                return None
+        if any(tensor.shape != present[0][1].shape for _, tensor, _ in present):
+            self.remarks.sizes[slot.name] = {str(p.model): t.shape for p, t, _ in present}
+            return None
         return self._merged(slot, present)
 
     def _present(
@@ -149,6 +155,13 @@ class Resolver:
             dtype=dtype,
             shape=tensor.shape,
         )
+
+    def _buffer(
+        self, slot: Slot, present: list[tuple[Participant, TensorOutline, str]]
+    ) -> Expression:
+        if len({(tensor.key, tensor.dtype) for _, tensor, _ in present}) > 1:
+            self.remarks.note(f"no weight: copied from '{present[0][0].model}'", slot.name)
+        return self._copied(slot, *present[0])
 
     def _integral(
         self, slot: Slot, present: list[tuple[Participant, TensorOutline, str]]
@@ -247,7 +260,3 @@ def _at_rest(
     """What an argument without effect is replaced by, so that it does not touch the key."""
     rest = 0.0 if parameter.default is REQUIRED else _typed(parameter, parameter.default)
     return (rest,) * len(value) if isinstance(value, tuple) else rest
-
-
-def shape_text(tensor: TensorOutline) -> str:
-    return "[" + ", ".join(map(str, tensor.shape)) + "]"

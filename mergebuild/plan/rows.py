@@ -23,13 +23,13 @@ def rows(node: Node, group: list[Cast]) -> Iterator[Row]:
     if name is None:
         yield from whole_rows(group[0], set())
         return
-    row = tuple(p.view.layout.lookup(name) for p in group[0].participants)
+    row = tuple(p.naming.layout.lookup(name) for p in group[0].participants)
     if not any(row) and any(within(part, name) for part in beside(group[0])):
         _refuse_layers(node, group)
         return
     for participant, stack in zip(group[0].participants, row, strict=True):
         if stack is None:
-            stacks = participant.view.layout.stacks
+            stacks = participant.naming.layout.stacks
             known = ", ".join(f"{s.prefix} ({s.role})" for s in stacks) or "none"
             raise Misfit(
                 Problem(
@@ -58,11 +58,11 @@ def _refuse_layers(node: Node, group: list[Cast]) -> None:
 
 def whole_rows(cast: Cast, covered: Collection[str]) -> Iterator[Row]:
     prefixes = dict.fromkeys(
-        stack.prefix for p in cast.participants for stack in p.view.layout.stacks
+        stack.prefix for p in cast.participants for stack in p.naming.layout.stacks
     )
     for prefix in prefixes:
         if prefix not in covered:
-            yield tuple(p.view.layout.by_prefix.get(prefix) for p in cast.participants)
+            yield tuple(p.naming.layout.by_prefix.get(prefix) for p in cast.participants)
 
 
 def row_of(cast: Cast, group: list[Cast], first_row: Row) -> Row:
@@ -71,7 +71,7 @@ def row_of(cast: Cast, group: list[Cast], first_row: Row) -> Row:
         return first_row
     prefix = next(stack.prefix for stack in first_row if stack is not None)
     name = group[0].module.name or prefix
-    return tuple(p.view.layout.lookup(name) for p in cast.participants)
+    return tuple(p.naming.layout.lookup(name) for p in cast.participants)
 
 
 def ranges(node: Node, cast: Cast, row: Row) -> list[tuple[int, int]]:
@@ -129,7 +129,7 @@ def depths(node: Node, groups: list[list[Cast]]) -> list[Depth]:
     """
     found = []
     for group in groups:
-        layout = group[0].participants[0].view.layout
+        layout = group[0].participants[0].naming.layout
         for row in rows(node, group):
             stack = row[0]
             if stack is None:

@@ -52,15 +52,15 @@ def slots(node: Node, groups: list[list[Cast]], remark: Remark) -> Iterator[Slot
         yield from _layers(node, [first], row, counts, remark)
     for name in sorted({name for group in groups for cast in group for name in beside(cast)}):
         group = _home(groups, name, owners) or [first]
-        before = first.participants[0].view.layout.position(name) == "before"
+        before = first.participants[0].naming.layout.position(name) == "before"
         cast = group[0] if before else group[-1]
-        owned = tuple(p.view.name(name) for p in cast.participants)
+        owned = tuple(p.naming.name(name) for p in cast.participants)
         if any(owned):
             yield Slot(_beside_name(cast, name, counts), cast, owned, 0.0)
         else:
             remark("left out: no input of the slice that it belongs to has it", name)
     casts = [cast for group in groups for cast in group]
-    stacks = {s.prefix for cast in casts for p in cast.participants for s in p.view.layout.stacks}
+    stacks = {s.prefix for cast in casts for p in cast.participants for s in p.naming.layout.stacks}
     for prefix in sorted(stacks - counts.keys()):
         remark("left out: no input of the first slice has these layers", prefix)
 
@@ -70,7 +70,7 @@ def _home(
 ) -> list[Cast] | None:
     """The module that a tensor beside the layers goes with: the one that is called as a part of its
     name, else that of the nearest stack; None if no module lists that."""
-    layout = groups[0][0].participants[0].view.layout
+    layout = groups[0][0].participants[0].naming.layout
     for group in groups:
         module = group[0].module.name
         if module is not None and layout.lookup(module) is None and within(name, module):
@@ -93,7 +93,7 @@ def _beside_name(cast: Cast, name: str, counts: Mapping[str, int]) -> str:
     """The output name of a tensor beside the layers: what is numbered on from the layers of a
     stack comes behind as many as it has now."""
     for participant in cast.participants:
-        found = participant.view.layout.trailing(name)
+        found = participant.naming.layout.trailing(name)
         if found is not None:
             stack, behind, rest = found
             return join(stack, counts.get(stack.prefix, stack.count) + behind, rest)
@@ -130,13 +130,13 @@ def _layer(
 
     Raises Misfit for a first layer that cannot stand elsewhere.
     """
-    view = participant.view
-    whole = dict(view.layout.layer(stack, source))
+    naming = participant.naming
+    whole = dict(naming.layout.layer(stack, source))
     if (source == 0) != (place == 0):
-        opening, lacking = view.layout.first_only(stack)
+        opening, lacking = naming.layout.first_only(stack)
         if place == 0:
             for rest in sorted(opening):
-                whole[rest] = view.layout.layer(stack, 0)[rest]
+                whole[rest] = naming.layout.layer(stack, 0)[rest]
                 remark("only first layers have it: kept from the first", whole[rest])
         if lacking and source == 0:
             raise Misfit(
@@ -152,4 +152,4 @@ def _layer(
             if name is not None:
                 where = "only first layers have it" if source == 0 else "first layers have none"
                 remark(f"left out: {where}", join(stack, place, rest))
-    return {rest: own for rest, name in whole.items() if (own := view.name(name)) is not None}
+    return {rest: own for rest, name in whole.items() if (own := naming.name(name)) is not None}

@@ -9,7 +9,7 @@ from importlib.metadata import version
 from typing import Any
 
 from mergebuild.cache import FileRecord, Manifest, ShardRecord, TensorRecord
-from mergebuild.checkpoint.safetensors import INDEX, ShardPlan, index_text
+from mergebuild.checkpoint.safetensors import ShardPlan, index_name, index_text
 from mergebuild.digest import bytes_digest
 from mergebuild.plan import NodePlan, Plan, planned_layout
 from mergebuild.recipe import Recipe
@@ -87,6 +87,6 @@ def _record(node: NodePlan, shard: ShardPlan, tensor: str, digest: str) -> Tenso
 def _files(node: NodePlan, mtimes: Mapping[str, int]) -> dict[str, FileRecord]:
     files = {f.name: FileRecord(f.size, f.digest, mtimes[f.name]) for f in node.outline.side_files}
     if len(node.shards) > 1:
-        index = index_text(node.shards)
-        files[INDEX] = FileRecord(len(index), bytes_digest(index), mtimes[INDEX])
+        name, index = index_name(node.shards), index_text(node.shards)
+        files[name] = FileRecord(len(index), bytes_digest(index), mtimes[name])
     return files

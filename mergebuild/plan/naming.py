@@ -1,4 +1,4 @@
-"""A model as a node sees it: its outline, with its tensors called as in the output.
+"""What a model's tensors are called in the output of a node.
 
 Checkpoints of one model may be named differently at the beginning; the output has the names of the
 checkpoint whose config it gets. Decides by names alone.
@@ -16,8 +16,9 @@ from mergebuild.plan.outline import Outline
 
 
 @dataclass(frozen=True, slots=True)
-class View:
-    """`layout` is of output names; `own` maps those to the model's own, None if they are the same.
+class Naming:
+    """An outline, and the names of its tensors in the output: `layout` is of those, `own` maps them
+    to the model's own, None if they are the same.
 
     `rules` are (own beginning, beginning in the output, how many tensors).
     """
@@ -42,16 +43,16 @@ class View:
         return next(output for output, own in self.own.items() if own == head)
 
 
-def view_of(outline: Outline, pattern: Outline) -> View:
-    """The model as seen by a node whose output is named as `pattern`."""
+def naming_of(outline: Outline, pattern: Outline) -> Naming:
+    """The names of a model's tensors in an output that has the names of `pattern`."""
     if outline is pattern or outline.tensors.keys() == pattern.tensors.keys():
-        return View(outline, outline.layout)
+        return Naming(outline, outline.layout)
     types = [*_types(outline.config), *_types(pattern.config)]
     renaming = rename(outline.tensors.keys(), pattern.tensors.keys(), types)
     if renaming is None:
-        return View(outline, outline.layout)
+        return Naming(outline, outline.layout)
     own = {output: name for name, output in renaming.names.items()}
-    return View(outline, find_layout(own, outline.config), own, renaming.rules)
+    return Naming(outline, find_layout(own, outline.config), own, renaming.rules)
 
 
 def _types(config: Mapping[str, Any] | None) -> Iterator[str]:
