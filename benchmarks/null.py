@@ -25,7 +25,7 @@ from benchmarks.report import machine, table
 from benchmarks.runs import command
 
 
-def chain(models: Sequence[Path], nodes: int) -> str:
+def chain(models: Sequence[Path], nodes: int, out: Path) -> str:
     """A recipe where every node merges the one before with a model."""
     lines = ["mergebuild: 1", "name: null", "sources:"]
     lines += [f"  {path.name}: {path}" for path in models]
@@ -42,7 +42,7 @@ def chain(models: Sequence[Path], nodes: int) -> str:
             "    dtype: bfloat16",
         ]
         before = f"n{node}"
-    lines += ["outputs:", f"  {before}: out"]
+    lines += ["outputs:", f"  {before}: {out}"]
     return "\n".join(lines) + "\n"
 
 
@@ -50,7 +50,7 @@ def measure(folder: Path, nodes: int, tensors: int, rounds: int) -> list[str]:
     shape = of_tensors(tensors)
     models = make(folder / "models", shape)
     recipe = folder / "recipe.yaml"
-    recipe.write_text(chain(models, nodes), encoding="utf-8")
+    recipe.write_text(chain(models, nodes, folder / "out"), encoding="utf-8")
     program = [sys.executable, "-m", "mergebuild"]
     cache = ["--cache", str(folder / "cache")]
     time.sleep(2.5)  # digests of younger files are not remembered

@@ -24,6 +24,8 @@ FILE_MODE: Final = 0o664
 FOLDER_MODE: Final = 0o775
 """Before the umask: nothing is ever world-writable."""
 TEMPORARY: Final = ".tmp"
+PAGE: Final = 4096
+"""What positions, lengths and addresses are multiples of that go past the page cache."""
 
 Placed = Literal["reflinked", "linked", "copied"]
 
@@ -77,6 +79,40 @@ def write_all(descriptor: int, data: memoryview, at: int) -> None:
     while data:
         done = os.pwrite(descriptor, data, at)
         data, at = data[done:], at + done
+
+
+def open_direct(path: Path, same_as: int) -> int:
+    """Open a file, which is open already as `same_as`, for writes past the page cache.
+
+    To be closed; -1 where there is no such thing, or something else lies at `path` now.
+    """
+    try:
+        descriptor = open_real(path, os.O_WRONLY | getattr(os, "O_DIRECT", 0))
+    except OSError:
+        return -1
+    if hasattr(os, "O_DIRECT") and os.path.samestat(os.fstat(descriptor), os.fstat(same_as)):
+        return descriptor
+    os.close(descriptor)
+    return -1
+
+
+def write_direct(descriptor: int, data: memoryview, at: int) -> memoryview:
+    """Write whole pages past the page cache; returns what is left to be written through it.
+
+    That is all of it where the file system takes no such writes or not of this alignment, and the
+    rest after a short one.
+    """
+    while data:
+        try:
+            done = os.pwrite(descriptor, data, at)
+        except OSError as error:
+            if error.errno != errno.EINVAL:
+                raise
+            return data
+        data, at = data[done:], at + done
+        if done % PAGE:
+            return data
+    return data
 
 
 def place(source: Path, target: Path, *, link: bool = True) -> Placed:

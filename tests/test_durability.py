@@ -40,6 +40,10 @@ SWEEPS = [
     ("cold", "short", 13),
     ("cold", "power", 13),
     ("again", "power", 13),
+    ("pages", "kill", 43),  # tensors of many pages, written past the page cache
+    ("pages", "fail", 61),
+    ("pages", "short", 41),
+    ("pages", "power", 53),
     ("user", "kill", 13),  # without the powers of root, whom read-only files do not stop
 ]
 

@@ -28,6 +28,7 @@ from mergebuild.errors import BuildError
 from mergebuild.files import (
     fsync_directory,
     make_directories,
+    open_direct,
     open_real,
     place,
     remove_tree,
@@ -52,6 +53,7 @@ class Staging:
         self._where = {tensor: shard.name for shard in shards for tensor in shard.offsets}
         self._files = {shard.name for shard in shards}
         self._descriptors: dict[str, int] = {}
+        self._direct: dict[str, int] = {}
         self._folder = cache.staging / f"{key}.{run}"
         self._content = self._folder / _CONTENT
         make_directories(cache.staging)
@@ -113,6 +115,7 @@ class Staging:
                         raise
                     os.ftruncate(descriptor, shard.size)
                 write_all(descriptor, memoryview(shard.header), 0)
+                self._direct[shard.name] = open_direct(path, descriptor)
 
     def _link(self, source: Path, path: Path) -> int:
         path.unlink(missing_ok=True)
@@ -131,6 +134,10 @@ class Staging:
         shard = self._shards[self._where[tensor]]
         region = Region(self._content / shard.name, shard.offsets[tensor], shard.sizes[tensor])
         return self._descriptors[shard.name], region
+
+    def direct(self, tensor: str) -> int:
+        """The file of a tensor, opened for writes past the page cache; -1 where it is not."""
+        return self._direct[self._where[tensor]]
 
     def finish(self, tensor: str, digest: str) -> None:
         """Note that a tensor is written whole; its content has this digest."""
@@ -206,8 +213,11 @@ class Staging:
             if self._journal.empty and self._folder.is_dir():
                 remove_tree(self._folder)
         self._journal.close()
-        while self._descriptors:
-            os.close(self._descriptors.popitem()[1])
+        for descriptor in (*self._descriptors.values(), *self._direct.values()):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._descriptors.clear()
+        self._direct.clear()
 
 
 def abandoned(cache: Cache, key: str = "") -> list[Path]:

@@ -120,7 +120,7 @@ def build(
     chunk: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Blocks of 65,536 elements evaluated at a time (default 2, on a GPU 32)."
+            min=1, help="Blocks of 65,536 elements evaluated at a time (default 8, on a GPU 32)."
         ),
     ] = None,
     shard_size: ShardSize = None,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from mergebuild.cache import Cache, to_text
 from mergebuild.cache.registry import register
@@ -13,9 +14,10 @@ from mergebuild.engine.evaluate import check_linked, compute_tensor, copy_tensor
 from mergebuild.engine.outputs import publish_output, side_file_content
 from mergebuild.engine.places import Places
 from mergebuild.engine.resume import sound_tensors
+from mergebuild.engine.ring import Landing
 from mergebuild.engine.schedule import Schedule, Task, schedule, work_of
 from mergebuild.engine.tally import Tally
-from mergebuild.engine.workers import Workers
+from mergebuild.engine.workers import Made, Workers
 from mergebuild.errors import BuildError
 from mergebuild.events import BuildFinished, BuildStarted, How, OutputPublished, Sink, Warned, Work
 from mergebuild.kernels import Kernels
@@ -147,35 +149,43 @@ class Run:
                 done.add((name, tensor))
         return schedule(self._plan, done)
 
-    def _task(self, task: Task) -> None:
+    def _task(self, task: Task) -> Made:
+        self._tally.start(task[0])
+        how, digest, landing = self._make(task)
+        self._release(task)
+        return landing, partial(self._finish, task, how, digest)
+
+    def _finish(self, task: Task, how: How, digest: str) -> None:
+        """A tensor is where it belongs."""
         name, tensor = task
-        node = self._plan.nodes[name]
-        self._tally.start(name)
-        how, digest = self._make(node, tensor)
-        if node.stored:
+        if self._plan.nodes[name].stored:
             self._places.staging[name].finish(tensor, digest)
         self._note(name, tensor, how, digest)
-        self._release(task)
         if self._tally.last(name):
             self._publish(name)
 
-    def _make(self, node: NodePlan, tensor: str) -> tuple[How, str]:
+    def _make(self, task: Task) -> tuple[How, str, Landing]:
+        name, tensor = task
+        node = self._plan.nodes[name]
         shard = self._places.shard(node, tensor)
         if shard in node.linked:
             source = node.linked[shard].parent.name
-            return "linked", check_linked(node, tensor, self._places, source)
+            return "linked", check_linked(node, tensor, self._places, source), Landing()
+        writer = self._places.writer(node, tensor, read_again=self._tally.read_again(task))
         if tensor in node.reuse:
-            return "copied", copy_tensor(node, tensor, self._places)
-        return "computed", compute_tensor(
+            return "copied", copy_tensor(node, tensor, self._places, writer), writer.landing
+        digest = compute_tensor(
             node,
             tensor,
             self._places,
+            writer,
             self._methods,
             self._kernels,
             self._plan.settings.elements,
             self._options.allow_nonfinite,
-            lambda text: self._tally.remark(node.node.name, text),
+            lambda text: self._tally.remark(name, text),
         )
+        return "computed", digest, writer.landing
 
     def _note(self, name: str, tensor: str, how: How, digest: str) -> None:
         size = tensor_bytes(self._plan.nodes[name].outline.tensors[tensor])
@@ -187,13 +197,12 @@ class Run:
         node = self._plan.nodes[name]
         if tensor in node.reuse:
             return
-        for model, read in {(o.model, o.tensor) for o in node.expressions[tensor].operands}:
-            reference = node.models[model]
-            if isinstance(reference, NodeRef):
-                producer = self._plan.nodes[reference.name]
-                in_flight = producer.wanted and not producer.stored
-                if in_flight and self._tally.read((reference.name, read)):
-                    self._places.release(reference.name, read)
+        for operand in {
+            (node.models[o.model], o.tensor) for o in node.expressions[tensor].operands
+        }:
+            reference, read = operand
+            if isinstance(reference, NodeRef) and self._tally.read((reference.name, read)):
+                self._places.release(reference.name, read)
 
     def _publish(self, name: str) -> None:
         """All tensors of a node are there: make it a checkpoint."""

@@ -8,6 +8,7 @@ from mergebuild.cache import Unsound
 from mergebuild.cache.content import tensor_content
 from mergebuild.checkpoint.reader import Reader, changed
 from mergebuild.engine.derived import DerivedReader
+from mergebuild.engine.memory import Held
 from mergebuild.engine.places import Places, Writer
 from mergebuild.errors import BuildError, CheckpointError
 from mergebuild.expression import Expression
@@ -21,7 +22,7 @@ from mergebuild.plan import NodePlan
 _BLOCK = 1 << 20
 
 
-def copy_tensor(node: NodePlan, tensor: str, places: Places) -> str:
+def copy_tensor(node: NodePlan, tensor: str, places: Places, writer: Writer) -> str:
     """Copy a tensor whose key is known to lie in the cache or in a source.
 
     Returns its content digest, which is checked on the way. Raises Unsound if what is in the cache
@@ -34,7 +35,7 @@ def copy_tensor(node: NodePlan, tensor: str, places: Places) -> str:
         reader = files.reader(
             cached.region.path, cached.region.offset, outline.dtype, outline.shape, tensor
         )
-        digest = _copy(reader, places.writer(node, tensor))
+        digest = _copy(reader, writer)
     except CheckpointError as error:
         if cached.checkpoint is None:
             raise
@@ -64,6 +65,7 @@ def compute_tensor(
     node: NodePlan,
     tensor: str,
     places: Places,
+    writer: Writer,
     methods: Mapping[str, Method],
     kernels: Kernels,
     chunk: int,
@@ -77,7 +79,6 @@ def compute_tensor(
     """
     expression = node.expressions[tensor]
     readers = [places.reader(node, o.model, o.tensor) for o in expression.operands]
-    writer = places.writer(node, tensor)
     if expression.unchanged:
         return _copy(readers[0], writer)
     if expression.method in OPERATIONS:
@@ -103,7 +104,7 @@ def compute_tensor(
         remark(text)
     if outcome.overflowed:
         remark(f"values became infinite in {expression.dtype}")
-    return writer.digest.hexdigest()
+    return writer.finish()
 
 
 def operands_of(expression: Expression) -> Operands:
@@ -117,7 +118,7 @@ def operands_of(expression: Expression) -> Operands:
     return Operands(len(expression.operands), expression.base, expression.shape, streams)
 
 
-def _copy(reader: Reader | DerivedReader, writer: Writer) -> str:
+def _copy(reader: Reader | DerivedReader | Held, writer: Writer) -> str:
     """Copy raw bytes, in the reader's dtype."""
     size = reader.nbytes // writer.itemsize
     step = max(1, _BLOCK // writer.itemsize)
@@ -127,4 +128,4 @@ def _copy(reader: Reader | DerivedReader, writer: Writer) -> str:
         part = buffer[: (stop - start) * writer.itemsize]
         reader.read(start, stop, part)
         writer.write(start, part)
-    return writer.digest.hexdigest()
+    return writer.finish()

@@ -1,4 +1,4 @@
-"""Where tensors are read and written during a build: sources, cache, staging, scratch.
+"""Where tensors are read and written during a build: sources, cache, staging, memory, scratch.
 
 Hands out readers and writers of one tensor each; knows no methods.
 """
@@ -18,10 +18,12 @@ from mergebuild.checkpoint.dtypes import itemsize
 from mergebuild.checkpoint.reader import Files, Reader
 from mergebuild.digest import ContentDigest
 from mergebuild.engine.derived import Derivations, DerivedReader
+from mergebuild.engine.memory import Held, Memory
 from mergebuild.engine.operations import Operations
 from mergebuild.engine.resume import staged_reader
+from mergebuild.engine.ring import Landing, Ring, Stream, Target
 from mergebuild.errors import CheckpointError
-from mergebuild.files import make_directories, write_all
+from mergebuild.files import make_directories
 from mergebuild.plan import NodePlan, Plan
 from mergebuild.plan.costs import tensor_bytes
 from mergebuild.recipe import NodeRef
@@ -29,20 +31,37 @@ from mergebuild.recipe import NodeRef
 
 @dataclass(slots=True)
 class Writer:
-    """Writes one tensor to its place, ascending, and digests it on the way."""
+    """Takes one tensor, ascending, sends it to its places and digests it on the way.
 
-    descriptor: int
-    offset: int
+    `landing` tells when it is there; `held` is its place in memory, `stream` that in a file.
+    """
+
     itemsize: int
     digest: ContentDigest
     stop: Event
+    landing: Landing
+    stream: Stream | None = None
+    held: memoryview | None = None
 
     def write(self, start: int, data: memoryview) -> None:
-        """Write raw bytes at an element offset. KeyboardInterrupt if the build is to stop."""
+        """Take raw bytes at an element offset. KeyboardInterrupt if the build is to stop."""
         if self.stop.is_set():
             raise KeyboardInterrupt
-        write_all(self.descriptor, data, self.offset + start * self.itemsize)
+        if self.landing.failure is not None:
+            raise self.landing.failure
+        data = data.cast("B")
+        if self.held is not None:
+            at = start * self.itemsize
+            self.held[at : at + len(data)] = data
+        if self.stream is not None:
+            self.stream.write(data)
         self.digest.update(data)
+
+    def finish(self) -> str:
+        """All is written: see it on its way. Returns the content digest."""
+        if self.stream is not None:
+            self.stream.flush()
+        return self.digest.hexdigest()
 
 
 class Places:
@@ -54,6 +73,8 @@ class Places:
         self._lock = Lock()
         self._trusted: dict[tuple[str, str], tuple[int, int]] = {}
         self._scratch: dict[tuple[str, str], int] = {}
+        self._memory = Memory()
+        self._ring = Ring(2 * plan.settings.threads)
         self.files = Files(
             {
                 path: stamp
@@ -67,18 +88,27 @@ class Places:
         self.staging: dict[str, Staging] = {}
         self.stop = Event()
 
-    def writer(self, node: NodePlan, tensor: str) -> Writer:
-        """Where a tensor of a node that is being built goes."""
+    def writer(self, node: NodePlan, tensor: str, *, read_again: bool) -> Writer:
+        """Where a tensor of a node that is being built goes; `read_again` says whether this build
+        has use for it later."""
         outline = node.outline.tensors[tensor]
+        task, size = (node.node.name, tensor), tensor_bytes(outline)
+        digest = ContentDigest(outline.dtype, outline.shape)
+        writer = Writer(itemsize(outline.dtype), digest, self.stop, Landing())
+        if read_again:
+            writer.held = self._memory.hold(task, size)
         if node.stored:
             descriptor, region = self.staging[node.node.name].place(tensor)
-            offset = region.offset
-        else:
-            descriptor, offset = self._new_scratch(tensor_bytes(outline)), 0
+            cached = read_again and writer.held is None
+            direct = -1 if cached else self.staging[node.node.name].direct(tensor)
+            target = Target(descriptor, direct)
+            writer.stream = self._ring.stream(target, region.offset, writer.landing)
+        elif writer.held is None:
+            descriptor = self._new_scratch(size)
             with self._lock:
-                self._scratch[node.node.name, tensor] = descriptor
-        digest = ContentDigest(outline.dtype, outline.shape)
-        return Writer(descriptor, offset, itemsize(outline.dtype), digest, self.stop)
+                self._scratch[task] = descriptor
+            writer.stream = self._ring.stream(Target(descriptor), 0, writer.landing)
+        return writer
 
     def _new_scratch(self, size: int) -> int:
         """A file that has no name, so that it is gone when it is closed, however that happens."""
@@ -94,7 +124,7 @@ class Places:
                     raise
         return descriptor
 
-    def reader(self, node: NodePlan, model: str, tensor: str) -> Reader | DerivedReader:
+    def reader(self, node: NodePlan, model: str, tensor: str) -> Reader | DerivedReader | Held:
         """A tensor that `node` calls `tensor` of `model`.
 
         What comes from the cache is checked when it is first asked for, and read while it is hot.
@@ -112,6 +142,9 @@ class Places:
         outline = producer.outline.tensors[tensor]
         if not producer.wanted:
             return self._cached(producer, tensor)
+        held = self._memory.get((reference.name, tensor), tensor_bytes(outline))
+        if held is not None:
+            return Held(held, outline.dtype, outline.shape)
         if producer.stored:
             return self.staged(producer, tensor)
         with self._lock:
@@ -152,13 +185,16 @@ class Places:
                 raise Unsound(key, f"tensor '{tensor}' was touched while it was read")
 
     def release(self, node: str, tensor: str) -> None:
-        """Nobody reads this tensor again: what is kept in flight only can go."""
+        """Nobody reads this tensor again in this build: what was kept for that can go."""
+        self._memory.release((node, tensor))
         with self._lock:
             descriptor = self._scratch.pop((node, tensor), None)
         if descriptor is not None:
             os.close(descriptor)
 
     def close(self) -> None:
+        self._ring.close()
+        self._memory.close()
         for node, tensor in list(self._scratch):
             self.release(node, tensor)
         for staging in self.staging.values():

@@ -80,9 +80,16 @@ class Tally:
         """Whether a node has no task at all."""
         return not self._left[node]
 
-    def read(self, task: Task) -> bool:
-        """Count off one reader of a task's tensor; whether it was the last."""
+    def read_again(self, task: Task) -> bool:
+        """Whether a task's tensor still has readers to come."""
         with self._lock:
+            return bool(self._readers.get(task))
+
+    def read(self, task: Task) -> bool:
+        """Count off one reader of a task's tensor, if it is a task; whether it was the last."""
+        with self._lock:
+            if task not in self._readers:
+                return False
             self._readers[task] -= 1
             return not self._readers[task]
 

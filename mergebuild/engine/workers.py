@@ -1,13 +1,23 @@
-"""Running scheduled tasks on threads: each as soon as what it needs is done, in scheduled order."""
+"""Running scheduled tasks on threads: each as soon as what it needs is done, in scheduled order.
+
+A task is made first, then finished, when what it wrote has landed; no thread waits for that.
+"""
 
 from __future__ import annotations
 
 import heapq
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Callable
+from functools import partial
 from threading import Condition, Event, Thread
+from typing import TypeAlias
 
+from mergebuild.engine.ring import Landing
 from mergebuild.engine.schedule import Schedule, Task
+
+Finish: TypeAlias = Callable[[], None]
+Made: TypeAlias = tuple[Landing, Finish]
+"""What a task has on its way to the disk, and what is to be done when it is there."""
 
 
 class Workers:
@@ -15,10 +25,10 @@ class Workers:
     tells those that are running to end."""
 
     def __init__(
-        self, schedule: Schedule, run: Callable[[Task], None], jobs: int, stop: Event
+        self, schedule: Schedule, make: Callable[[Task], Made], jobs: int, stop: Event
     ) -> None:
         self._stop = stop
-        self._run = run
+        self._make = make
         self._jobs = jobs
         self._changed = Condition()
         self._rank = {task: index for index, task in enumerate(schedule.tasks)}
@@ -30,6 +40,7 @@ class Workers:
         self._ready = [
             (self._rank[task], task) for task in schedule.tasks if not self._waiting[task]
         ]
+        self._landed: deque[tuple[Task, Made]] = deque()
         self._left = len(schedule.tasks)
         self._failure: BaseException | None = None
 
@@ -51,25 +62,42 @@ class Workers:
             raise self._failure
 
     def _work(self) -> None:
-        while (task := self._take()) is not None:
+        while (step := self._take()) is not None:
             try:
-                self._run(task)
+                step()
             except BaseException as error:
                 self._fail(error)
-            else:
-                self._done(task)
 
-    def _take(self) -> Task | None:
+    def _take(self) -> Finish | None:
+        """The next step, of which those that finish a task come first."""
         with self._changed:
             while self._failure is None and self._left:
+                if self._landed:
+                    return partial(self._end, *self._landed.popleft())
                 if self._ready:
-                    self._left -= 1
-                    return heapq.heappop(self._ready)[1]
+                    return partial(self._begin, heapq.heappop(self._ready)[1])
                 self._changed.wait()
             return None
 
+    def _begin(self, task: Task) -> None:
+        made = self._make(task)
+        made[0].close(lambda: self._arrived(task, made))
+
+    def _arrived(self, task: Task, made: Made) -> None:
+        with self._changed:
+            self._landed.append((task, made))
+            self._changed.notify()
+
+    def _end(self, task: Task, made: Made) -> None:
+        landing, finish = made
+        if landing.failure is not None:
+            raise landing.failure
+        finish()
+        self._done(task)
+
     def _done(self, task: Task) -> None:
         with self._changed:
+            self._left -= 1
             for user in self._users[task]:
                 self._waiting[user] -= 1
                 if not self._waiting[user]:

@@ -47,7 +47,7 @@ class Settings:
     def elements(self) -> int:
         """How many are evaluated at a time: what fits a cache, or a copy to a GPU that takes
         longer than asking for it."""
-        return self.chunk or (1 << 17 if self.device == "cpu" else 1 << 21)
+        return self.chunk or (1 << 19 if self.device == "cpu" else 1 << 21)
 
 
 State: TypeAlias = Literal["fresh", "stale", "partly stale"]
