@@ -6,6 +6,7 @@
     ├── UsageError           2   the command line is wrong
     ├── RecipeError          2   the recipe is wrong, or does not fit its sources
     ├── DriftError           3   a lock says otherwise
+    ├── StaleError           3   what is asked for has not been built as it would be now
     └── CapacityError        4   not enough disk or memory
 
 Knows nothing of the rest of the program.
@@ -81,6 +82,12 @@ class RecipeError(MergebuildError):
 
 class DriftError(MergebuildError):
     """What is there is not what the lock of a recipe says; carries every cause."""
+
+    exit_code = 3
+
+
+class StaleError(MergebuildError):
+    """What is asked for is not what a build would make now."""
 
     exit_code = 3
 

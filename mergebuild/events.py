@@ -62,6 +62,22 @@ class Fetched:
 
 
 @dataclass(frozen=True, slots=True)
+class Uploading:
+    """So many files are about to be published on the Hub, as far as it lacks them."""
+
+    repo: str
+    files: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Uploaded:
+    """So many more bytes are on the Hub."""
+
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Work:
     """What a build is about to do for one node: `bytes` is the size of its tensors, `read` what
     comes from sources and cache, `written` what goes to the cache."""
@@ -165,6 +181,8 @@ Event: TypeAlias = (
     | Hashed
     | Fetching
     | Fetched
+    | Uploading
+    | Uploaded
     | BuildStarted
     | NodeStarted
     | TensorDone

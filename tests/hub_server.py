@@ -1,8 +1,9 @@
 """A small server that speaks as much of the Hugging Face Hub as its client asks of it.
 
 Model info by revision, resolve with ETag, commit and length, HEAD, ranges, redirects to a second
-path as for large files and for renamed repositories, and everything that goes wrong: 401, 404,
-gated, 5xx, and connections that are dropped in the middle of a file.
+path as for large files and for renamed repositories; repositories and branches made, large files
+uploaded, and commits; and everything that goes wrong: 401, 403, 404, gated, 5xx, connections that
+are dropped in the middle of a file, uploads that are refused.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from threading import Thread
 from urllib.parse import unquote, urlsplit
 
 TOKEN = "hf_right"
+READER = "hf_reader"
 LARGE = (".safetensors", ".bin")
 
 
@@ -37,6 +39,10 @@ class Repo:
             for path in sorted(folder.rglob("*"))
             if path.is_file()
         }
+        return self.put(files, ref)
+
+    def put(self, files: dict[str, bytes], ref: str) -> str:
+        """Add files as the newest commit of a branch."""
         digest = hashlib.sha1(repr((sorted(files.items()), ref)).encode()).hexdigest()
         self.commits[digest] = files
         self.refs[ref] = digest
@@ -46,7 +52,8 @@ class Repo:
 @dataclass(slots=True)
 class HubServer:
     """`requests` are (method, path, range); `drops` says how many of the next transfers of a file
-    end after how many bytes; `failing` is a status that everything is answered with."""
+    end after how many bytes; `failing` is a status that everything is answered with. `large` are
+    uploaded files by SHA-256, of which it `takes` so many more (None: any number)."""
 
     url: str = ""
     repos: dict[str, Repo] = field(default_factory=dict)
@@ -54,6 +61,9 @@ class HubServer:
     requests: list[tuple[str, str, str | None]] = field(default_factory=list)
     drops: dict[str, list[int]] = field(default_factory=dict)
     failing: int = 0
+    large: dict[str, bytes] = field(default_factory=dict)
+    takes: int | None = None
+    bad_card: bool = False
 
     def repo(self, name: str, *, private: bool = False, gated: bool = False) -> Repo:
         """The repository of this name, which begins empty."""
@@ -97,6 +107,12 @@ class _Handler(BaseHTTPRequestHandler):
     def do_HEAD(self) -> None:
         self._answer()
 
+    def do_POST(self) -> None:
+        self._answer()
+
+    def do_PUT(self) -> None:
+        self._answer()
+
     def _answer(self) -> None:
         hub = self.server_hub
         path = unquote(urlsplit(self.path).path)
@@ -105,6 +121,14 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(hub.failing)
             return
         parts = path.strip("/").split("/")
+        if self.command in ("POST", "PUT"):
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            if self.headers.get("Transfer-Encoding") == "chunked":
+                body = self._chunked()
+            from tests.hub_writes import Writing
+
+            Writing(self, hub).answer(parts, body)
+            return
         match parts:
             case ["api", "models", org, name, *rest] if rest[:1] in ([], ["revision"]):
                 self._repo(f"{org}/{name}", "/".join(rest[1:]) or "main", None)
@@ -115,6 +139,14 @@ class _Handler(BaseHTTPRequestHandler):
             case _:
                 self._send(404)
 
+    def _chunked(self) -> bytes:
+        parts = []
+        while size := int(self.rfile.readline(), 16):
+            parts.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(parts)
+
     def _repo(self, name: str, revision: str, file: str | None) -> None:
         hub = self.server_hub
         if name in hub.renamed:
@@ -123,7 +155,7 @@ class _Handler(BaseHTTPRequestHandler):
         repo = hub.repos.get(name)
         said = self.headers.get("Authorization")
         if repo is None or (repo.private and said != f"Bearer {TOKEN}"):
-            wrong = said is not None and said != f"Bearer {TOKEN}"
+            wrong = said not in (None, f"Bearer {TOKEN}", f"Bearer {READER}")
             more = (
                 {"X-Error-Message": "Invalid credentials in Authorization header"} if wrong else {}
             )
@@ -155,7 +187,8 @@ class _Handler(BaseHTTPRequestHandler):
             {"rfilename": file, "size": len(data), "blobId": hashlib.sha1(data).hexdigest()}
             for file, data in files.items()
         ]
-        info = {"id": name, "modelId": name, "sha": commit, "siblings": siblings}
+        private = self.server_hub.repos[name].private
+        info = {"id": name, "sha": commit, "private": private, "siblings": siblings}
         self._send(200, {"Content-Type": "application/json"}, json.dumps(info).encode())
 
     def _file(self, files: dict[str, bytes], file: str, commit: str) -> None:

@@ -28,7 +28,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("engine",),
     ("executors",),
     ("api",),
-    ("proof",),
+    ("proof", "publishing"),
     ("",),  # the package itself: the Python face
     ("console", "report"),
     ("cli",),
@@ -59,7 +59,7 @@ THIRD_PARTIES: dict[str, tuple[str, ...]] = {
     "yaml": ("recipe", "checkpoint", "share"),
 }
 LAZILY: dict[str, tuple[str, ...]] = {
-    "huggingface_hub": ("checkpoint",),
+    "huggingface_hub": ("checkpoint", "share"),
     "torch": ("methods",),
     "numpy": ("methods",),
 }

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Self
 
-from mergebuild.errors import CheckpointError
+from mergebuild.errors import CheckpointError, MergebuildError
 
 COMMIT: Final = re.compile(r"[0-9a-f]{40}")
 
+FETCHED: Final = "fetched from"
 _DEFAULT_ENDPOINT: Final = "https://huggingface.co"
 _TIMEOUT: Final = 30.0
 _MOST_FILES: Final = 100_000
@@ -99,12 +100,17 @@ def _bar(progress: Callable[[int], None]) -> Any:
 
 
 @contextmanager
-def explained(repo: str, revision: str | None, done: str = "fetched from") -> Iterator[None]:
+def explained(repo: str, revision: str | None, done: str = FETCHED) -> Iterator[None]:
     """Turns what the library raises into a CheckpointError; a bug passes as it is."""
     try:
         yield
+    except MergebuildError:
+        raise
     except Exception as error:
-        found = _explanation(repo, revision, error, done)
+        # The library wraps what goes wrong with one file of several.
+        inner = error.__cause__ if isinstance(error, RuntimeError) else None
+        cause = inner if isinstance(inner, Exception) else error
+        found = _explanation(repo, revision, cause, done)
         if found is None:
             raise
         raise found from error
@@ -114,7 +120,7 @@ def _explanation(
     repo: str, revision: str | None, error: Exception, done: str
 ) -> CheckpointError | None:
     """What an error of the library means; None if it is none of those that a user can meet."""
-    found = _refusal(repo, revision, error)
+    found = _refusal(repo, revision, error) if done == FETCHED else _objection(repo, error)
     if found is not None:
         return CheckpointError.of(found[0], hint=found[1])
     from huggingface_hub import errors
@@ -128,8 +134,34 @@ def _explanation(
     reason = str(error).strip().splitlines()[:1] or [type(error).__name__]
     return Unreachable.of(
         f"'{repo}' could not be {done} {endpoint()}: {reason[0][:200]}",
-        hint=f"files that came whole are kept: run again, or {_OFFLINE}",
+        hint=f"files that came whole are kept: run again, or {_OFFLINE}"
+        if done == FETCHED
+        else "what was uploaded whole is kept there: publish again",
     )
+
+
+def _objection(repo: str, error: Exception) -> tuple[str, str] | None:
+    """What the Hub's answer to an upload says."""
+    from huggingface_hub import errors
+
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(error, errors.RepositoryNotFoundError) or status in (401, 403):
+        return (
+            f"the Hub does not let you write to '{repo}' ({status})",
+            f"the token needs write access to '{repo.partition('/')[0]}': {_LOGIN}",
+        )
+    if status == 412 or (status == 409 and isinstance(error, errors.HfHubHTTPError)):
+        return f"'{repo}' was changed by others meanwhile", "look at it, and publish again"
+    if isinstance(error, errors.HfHubHTTPError) and status is not None:
+        said = str(getattr(error, "server_message", None) or "").strip().splitlines()[:1]
+        return (
+            f"the Hub ({endpoint()}) answers {status} for '{repo}'"
+            + (f": {said[0][:200]}" if said else ""),
+            "what was uploaded is kept there: publish again",
+        )
+    if isinstance(error, ValueError) and "metadata in README.md" in str(error):
+        return f"the Hub does not take the card: {str(error)[:400]}", "correct its front matter"
+    return None
 
 
 def _refusal(repo: str, revision: str | None, error: Exception) -> tuple[str, str] | None:

@@ -13,6 +13,7 @@ from mergebuild.checkpoint.source import Checkpoint, open_checkpoint
 from mergebuild.checkpoint.stacks import find_layout
 from mergebuild.console.words import plural, size
 from mergebuild.errors import CheckpointError
+from mergebuild.share.publication import Publication
 
 
 def inspect_text(path: Path, tensors: bool) -> str:
@@ -89,3 +90,10 @@ def inspect_json(path: Path) -> dict[str, Any]:
             else None
         ),
     }
+
+
+def publication_text(place: str, made: Publication) -> str:
+    """What would be published: every file, and the card."""
+    rows = [f"  {size(count):>10}  {name}" for name, count in made.sizes.items()]
+    total = f"  {size(sum(made.sizes.values())):>10}  {plural(len(rows), 'file')}"
+    return "\n".join([place, *rows, total, "", made.card.rstrip()])

@@ -33,6 +33,8 @@ from mergebuild.events import (
     NodeStarted,
     OutputPublished,
     TensorDone,
+    Uploaded,
+    Uploading,
     Verified,
     Verifying,
     Waiting,
@@ -98,6 +100,15 @@ class LiveView(AbstractContextManager["LiveView"]):
                     self._progress.advance(self._digesting, count)
                     if self._progress.finished:
                         self._progress.update(self._digesting, state="[dim]fetched")
+            case Uploading(repo, files, count):
+                self._digesting = self._progress.add_task(
+                    repo, total=count, state="uploading", tensors=plural(files, "file")
+                )
+            case Uploaded(count):
+                if self._digesting is not None:
+                    self._progress.advance(self._digesting, count)
+                    if self._progress.finished:
+                        self._progress.update(self._digesting, state="[green]uploaded")
             case BuildStarted():
                 self._begin(event)
             case NodeStarted(node):

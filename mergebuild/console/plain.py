@@ -17,6 +17,7 @@ from mergebuild.events import (
     NodeStarted,
     OutputPublished,
     Sink,
+    Uploading,
     Verifying,
     Waiting,
     Warned,
@@ -41,6 +42,8 @@ def plain_sink(write: Print) -> Sink:
                 write(f"hashing '{name}' ({size(count)})")
             case Fetching(repo, commit, files, count):
                 write(fetching(repo, commit, files, count))
+            case Uploading(repo, files, count):
+                write(f"uploading to '{repo}': {plural(files, 'file')} ({size(count)})")
             case NodeStarted(node):
                 item = work[node]
                 write(

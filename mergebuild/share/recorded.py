@@ -27,11 +27,13 @@ _NONE: Mapping[str, str] = MappingProxyType({})
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """The recipe that a checkpoint was built from, as text, what was set in it from outside, and
-    where its sources came from, by their names in the recipe."""
+    """The recipe that a checkpoint was built from, as text, with its lock, what was set in it from
+    outside, and where its sources came from, by their names in the recipe."""
 
     text: str
     file: str
+    native: bool
+    lock: str | None
     variables: Mapping[str, str]
     sources: Mapping[str, str]
     allow_nonfinite: bool
@@ -47,9 +49,11 @@ def recorded(provenance: object, where: str) -> Recorded:
     sound = isinstance(variables, dict) and all(isinstance(v, str) for v in variables.values())
     if not isinstance(text, str) or not sound:
         raise CheckpointError.of(f"'{where}' does not say what recipe it was built from")
-    device = provenance.get("device")
+    device, lock = provenance.get("device"), recipe.get("lock")
     return Recorded(
         text=text,
+        native=any(line.startswith("mergebuild:") for line in text.splitlines()),
+        lock=lock if isinstance(lock, str) else None,
         file=f"{from_stem(Path(str(recipe.get('file', 'recipe'))).stem)}.yaml",
         variables=variables,
         sources=dict(_places(leaves_of(provenance))),
