@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -95,6 +96,8 @@ def test_the_example_builds_and_is_listed_and_explained(tmp_path: Path) -> None:
         middle = torch.stack([read[one][name] for one in "abc"]).median(0).values
         expected = read["base"][name] + 0.5 * (middle - read["base"][name])
         assert torch.equal(tensor, expected)
+    schema = json.loads(kit.run("schema", cwd=tmp_path, env=env).stdout)
+    assert "strength" in schema["definitions"]["parameters-median"]["properties"]
     listed = kit.run("methods", cwd=tmp_path, env=env)
     assert "median" in listed.stdout
     shown = kit.run("methods", "median", cwd=tmp_path, env=env)

@@ -78,6 +78,48 @@ def test_a_tensor_that_the_base_lacks_and_two_have_is_refused(tmp_path: Path) ->
         build(tmp_path, TASKS)
 
 
+TWO_OF = "models: [{model: b WITH}]\n"
+THREE = "models: [{model: b WITH}, {model: c WITH}]\n"
+# What a method's rule makes of a tensor `x` that only these models have: 1 in a, 2 in b, 4 in c.
+MISSING: dict[tuple[str, str], tuple[str, float, str]] = {
+    ("slerp", "a"): (TWO_OF, 1, "only in 'a'"),
+    ("slerp", "b"): (TWO_OF, 2, "only in 'b'"),
+    ("nearswap", "a"): (TWO_OF, 1, "only in 'a'"),
+    ("nearswap", "b"): (TWO_OF, 2, "only in 'b'"),
+    ("model_stock", "a"): (THREE, 1, "only in 'a'"),
+    ("model_stock", "ab"): (THREE, 1, "not in every input: copied from 'a'"),
+    ("task_arithmetic", "ac"): (THREE, 4, "merged from 'a', 'c' alone"),
+    ("ram", "ab"): (THREE, 2, "merged from 'a', 'b' alone"),
+    ("tsv_merge", "ac"): (THREE, 4, "merged from 'a', 'c' alone"),
+    ("nuslerp", "ab"): (THREE, 1, "not in every input: copied from 'a'"),
+}
+
+
+@pytest.mark.parametrize(("method", "owners"), MISSING)
+def test_what_becomes_of_a_tensor_that_some_lack(tmp_path: Path, method: str, owners: str) -> None:
+    models, expected, note = MISSING[method, owners]
+    for name, value in (("a", 1.0), ("b", 2.0), ("c", 4.0)):
+        own = {"x": torch.full((2, 2), value)} if name in owners else {}
+        bare(tmp_path / name, w=ONE * value, **own)
+    shared = "    parameters: {t: 1}\n" if method in ("slerp", "nearswap") else ""
+    weight = ", parameters: {weight: 1}" if method in ("task_arithmetic", "nuslerp") else ""
+    node = f"    merge_method: {method}\n    base_model: a\n    {models.replace(' WITH', weight)}"
+    out, notes = build(tmp_path, HEAD + node + shared)
+    torch.testing.assert_close(out["x"], torch.full((2, 2), float(expected)))
+    assert any(note in one for one in notes)
+
+
+def test_float64_is_rounded_and_that_is_said(tmp_path: Path) -> None:
+    bare(tmp_path / "a", w=ONE.double())
+    bare(tmp_path / "b", w=TWO)
+    _, notes = build(tmp_path, LINEAR)
+    assert any("float64 inputs are rounded to float32" in note for note in notes)
+    copied = HEAD + "    merge_method: passthrough\n    models: [{model: a}]\n"
+    out, notes = build(tmp_path / "copied", copied.replace("./a", str(tmp_path / "a")))
+    assert out["w"].dtype is torch.float64
+    assert notes == ()
+
+
 def test_tensors_of_integers_are_copied_when_equal(tmp_path: Path) -> None:
     ids = torch.arange(4)
     bare(tmp_path / "a", w=ONE, ids=ids)

@@ -11,6 +11,10 @@ from mergebuild.methods import FAMILIES, Registry, family_of
 from mergebuild.methods.declaration import REQUIRED, Method, Parameter, Scope
 
 WIDTH: Final = 96
+WHOLE: Final = (
+    "Holds whole tensors in memory, in float32, on the device that --device names; last bits "
+    "depend on what computes them."
+)
 SYMBOLS: Final = {
     "x_i": "x_i are the models as listed",
     "x_0": "x_0 is the base and x_1 the other model",
@@ -65,6 +69,8 @@ def method_text(method: Method) -> str:
             "{filter, value} chooses by tensor name.",
         )
         parts.append("\n".join(lines))
+    if method.whole:
+        parts.append(_wrapped(WHOLE))
     if method.inert:
         parts.append("accepted without effect: " + ", ".join(sorted(method.inert)))
     parts += [_wrapped(f"reference: {reference}") for reference in references(method)]

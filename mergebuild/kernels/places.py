@@ -88,10 +88,11 @@ class ValueLowCounts(Statistic):
 
 
 @dataclass(frozen=True, slots=True)
-class Divergences(Statistic):
-    """κ = Σ p·ln(p/q) of each row, p = softmax(x_1) + 1e-8 and q = softmax(x_0) + 1e-8, in float64.
+class ImportanceHighCounts(Statistic):
+    """κ = Σ p·ln(p/q) of each row, p = softmax(x_1) + 1e-8 and q = softmax(x_0) + 1e-8, in float64,
+    and with it in the same pass the `ValueHighCounts` of the `Importance`.
 
-    Value: float64 array (rows,).
+    Value: κ as float64 array (rows,), and the counts of the one value.
     """
 
     def grain(self, shape: Shape) -> int:

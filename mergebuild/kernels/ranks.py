@@ -78,6 +78,15 @@ def ranked(
 ) -> Generator[Statistic, Any, list[Ranks]]:
     """Look up ascending, 0-based ranks, those of each value."""
     high = yield ValueHighCounts(tuple(values))
+    return (yield from refined(values, high, ranks))
+
+
+def refined(
+    values: Sequence[Value],
+    high: Sequence[tuple[Counts, int, Sums | None]],
+    ranks: Sequence[Sequence[int]],
+) -> Generator[Statistic, Any, list[Ranks]]:
+    """The same, where it is known what `ValueHighCounts` finds."""
     found = [Ranks(*counted) for counted in high]
     buckets = tuple(one.buckets(wanted) for one, wanted in zip(found, ranks, strict=True))
     low = yield ValueLowCounts(tuple(values), buckets)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from mergebuild.kernels.operations import Map, Steps
-from mergebuild.kernels.places import Divergences, Importance, Important, Toward
+from mergebuild.kernels.places import Importance, ImportanceHighCounts, Important, Toward
 from mergebuild.methods.declaration import Operands
 from mergebuild.methods.declare import method, shared
 
@@ -22,12 +22,13 @@ def arcee_fusion(operands: Operands) -> Steps:
     Q_1, Q_2 and Q_3 are the values of I at the ascending ranks ⌊(n-1)/4⌋, ⌊(n-1)/2⌋ and
     ⌊3(n-1)/4⌋ of the whole tensor, not of a sample. κ is computed in float64.
     """
-    from mergebuild.kernels.ranks import at_least, ranked, value
+    from mergebuild.kernels.ranks import at_least, refined, value
 
-    importance = Importance((yield Divergences()))
+    kappa, high = yield ImportanceHighCounts()
+    importance = Importance(kappa)
     last = operands.elements - 1
     ranks = (last // 4, last // 2, 3 * last // 4)
-    (found,) = yield from ranked((importance,), (ranks,))
+    (found,) = yield from refined((importance,), (high,), (ranks,))
     first, second, third = (value(found.key(rank)) for rank in ranks)
     return Important(importance, at_least(second + 1.5 * (third - first)))
 

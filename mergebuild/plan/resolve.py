@@ -199,7 +199,7 @@ class Resolver:
         idle = self.method.idle(operands, arguments)
         for name in idle:
             arguments[name] = _at_rest(self.method.parameters[name], arguments[name])
-        return Expression(
+        made = Expression(
             method=self.method.name,
             version=self.method.version,
             operands=tuple(Operand(str(p.model), n, t.key, t.dtype) for p, t, n in present),
@@ -209,6 +209,9 @@ class Resolver:
             shape=present[0][1].shape,
             stream=slot.name if self.method.random and "seed" not in idle else None,
         )
+        if not made.unchanged and any(tensor.dtype == "float64" for _, tensor, _ in present):
+            self.remarks.note("float64 inputs are rounded to float32, to compute with", slot.name)
+        return made
 
     def _value(
         self, slot: Slot, parameter: Parameter, participant: Participant | None, name: str

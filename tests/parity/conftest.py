@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -12,12 +13,13 @@ from string import Template
 from textwrap import dedent
 
 import pytest
+from safetensors.torch import save_file
 
 from mergebuild.methods import registry
 from mergebuild.recipe import parse_recipe
 from mergebuild.share.exported import mergekit_file
 from tests import kit
-from tests.parity.cases import CASES, DIFFERENCES, EXPORTS, RANDOM
+from tests.parity.cases import CASES, DIFFERENCES, EXPORTS, RANDOM, SHAPED
 
 DRIVER = Path(__file__).with_name("driver.py")
 QUIET = ("--quiet", "--no-copy-tokenizer", "--no-write-model-card", "--clone-tensors")
@@ -47,6 +49,8 @@ def jobs() -> Iterator[tuple[str, str, str]]:
     for case in CASES:
         for family in case.families:
             yield f"{case.name}-{family}", family, case.config
+        if case.name in SHAPED:
+            yield f"{case.name}-shaped", "shaped", case.config
     for random in RANDOM:
         yield random.name, "wide", random.config
     for difference in DIFFERENCES:
@@ -70,9 +74,25 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for seed, name in enumerate("abc", start=1):
             make(root / family / name, near=base, seed=seed, shards=seed)
     wide = kit.llama(root / "wide" / "base", hidden=64, intermediate=96)
-    for seed, name in enumerate("ab", start=1):
+    for seed, name in enumerate("abc", start=1):
         kit.llama(root / "wide" / name, hidden=64, intermediate=96, near=wide, seed=seed)
+    for name in ("base", "a", "b", "c"):
+        shaped(root / "wide" / name, root / "shaped" / name)
     return root
+
+
+def shaped(model: Path, copy: Path) -> None:
+    """The same numbers, but projections of attention have three axes and those of the MLP four."""
+    tensors = {}
+    for name, tensor in kit.read(model).items():
+        axes = {"self_attn": 3, "mlp": 4}.get(name.split(".")[-3:][0], tensor.dim())
+        rows = {3: (-1, 2), 4: (-1, 2, 2)}.get(axes, ())
+        tensors[name] = tensor.reshape(*rows, tensor.shape[-1]) if rows else tensor
+    copy.mkdir(parents=True)
+    save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
+    for file in model.glob("*.json"):
+        if file.name != "model.safetensors.index.json":
+            shutil.copy(file, copy)
 
 
 @pytest.fixture(scope="session")

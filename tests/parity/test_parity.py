@@ -11,9 +11,20 @@ import pytest
 import torch
 from torch import Tensor
 
+import mergebuild as mb
+from mergebuild.methods import registry
 from tests import kit
-from tests.parity.cases import CASES, DIFFERENCES, EXPORTS, RANDOM, Case, Difference, Random
-from tests.parity.conftest import Outcome
+from tests.parity.cases import (
+    CASES,
+    DIFFERENCES,
+    EXPORTS,
+    RANDOM,
+    SHAPED,
+    Case,
+    Difference,
+    Random,
+)
+from tests.parity.conftest import Outcome, written
 
 # All on one worker: the oracle starts once.
 pytestmark = pytest.mark.xdist_group("parity")
@@ -36,6 +47,36 @@ def test_agrees(case: Case, family: str, oracle: dict[str, Outcome], ours: Build
     assert result.code == 0, result.stderr
     assert differences(kit.read(out), kit.read(theirs.path), case.tolerance) == []
     assert layers(out) == layers(theirs.path)
+
+
+@pytest.mark.parametrize("name", SHAPED)
+def test_shapes_of_one_to_four_axes_agree(
+    name: str, models: Path, oracle: dict[str, Outcome], tmp_path: Path
+) -> None:
+    theirs = oracle[f"{name}-shaped"]
+    assert theirs.error is None
+    (case,) = (one for one in CASES if one.name == name)
+    recipe = mb.load(
+        kit.write_recipe(tmp_path / "config.yml", written(case.config, models / "shaped"))
+    )
+    outputs = dict.fromkeys(recipe.outputs, tmp_path / "out")
+    mb.build(mb.plan(recipe, cache=tmp_path / "cache", outputs=outputs))
+    ours = kit.read(tmp_path / "out")
+    assert {tensor.dim() for tensor in ours.values()} == {1, 2, 3, 4}
+    assert differences(ours, kit.read(theirs.path), case.tolerance) == []
+
+
+def test_every_method_of_the_oracle_is_shaped() -> None:
+    methods = {
+        line.split(":")[1].strip()
+        for case in CASES
+        if case.name in SHAPED
+        for line in case.config.splitlines()
+        if "merge_method:" in line
+    }
+    beyond = {"consensus_ta", "pcb_merging", "tsv_merge", "iso_c"}
+    assert methods == set(registry().built_in) - beyond
+    assert {case.name for case in CASES} >= set(SHAPED)
 
 
 @pytest.mark.parametrize("case", EXPORTS, ids=lambda case: case.name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -12,8 +12,8 @@ from torch import Tensor
 from mergebuild.kernels.interface import Gathering
 from mergebuild.kernels.operations import BLOCK, row_length
 from mergebuild.kernels.places import (
-    Divergences,
     Extremes,
+    ImportanceHighCounts,
     OverlapCounts,
     ValueHighCounts,
     ValueLowCounts,
@@ -21,12 +21,13 @@ from mergebuild.kernels.places import (
 from mergebuild.kernels.torch.bench import TorchBench
 from mergebuild.kernels.torch.statistics import gather, parts
 from mergebuild.kernels.torch.sums import fold
-from mergebuild.kernels.torch.values import derived, keys_of
+from mergebuild.kernels.torch.values import derived, importance, keys_of
 
 SIZE = 2**16
 FLOOR = 1e-8
 
 Counted: TypeAlias = tuple[NDArray[np.int64], NDArray[np.float64] | None]
+HighCounted: TypeAlias = tuple[NDArray[np.int64], int, NDArray[np.float64] | None]
 
 
 @gather.register
@@ -40,8 +41,8 @@ def _(statistic: ValueLowCounts, bench: TorchBench) -> Gathering:
 
 
 @gather.register
-def _(statistic: Divergences, bench: TorchBench) -> Gathering:
-    return GatherDivergences(bench)
+def _(statistic: ImportanceHighCounts, bench: TorchBench) -> Gathering:
+    return GatherImportanceHighCounts(bench)
 
 
 @gather.register
@@ -59,9 +60,15 @@ class Histogram:
 
     def __init__(self, bench: TorchBench, squares: bool) -> None:
         self.counts = torch.zeros(SIZE, dtype=torch.int64, device=bench.device)
+        self._zeros = torch.zeros((), dtype=torch.int64, device=bench.device)
         self._bench = bench
         self._squares: Tensor | None = None
         self._wanted = squares
+
+    def add_high(self, values: Tensor) -> None:
+        """Take in the high halves of the keys of all places, and count zeros."""
+        self.add(keys_of(values) >> 16)
+        self._zeros += (len(values) - torch.count_nonzero(values)).to(self._zeros.device)
 
     def add(self, keys: Tensor, inside: Tensor | None = None) -> None:
         """Take in half keys of the places on the bench, or of those `inside`."""
@@ -83,23 +90,22 @@ class Histogram:
         squares = None if self._squares is None else np.asarray(self._squares.numpy())
         return np.asarray(self.counts.cpu().numpy()), squares
 
+    def high(self) -> HighCounted:
+        counts, squares = self.value()
+        return counts, int(self._zeros.cpu()), squares
+
 
 class GatherValueHighCounts:
     def __init__(self, statistic: ValueHighCounts, bench: TorchBench) -> None:
         self._statistic, self._bench = statistic, bench
         self._found = [Histogram(bench, statistic.squares) for _ in statistic.values]
-        self._zeros = torch.zeros(len(self._found), dtype=torch.int64, device=bench.device)
 
     def add(self) -> None:
-        for index, kind in enumerate(self._statistic.values):
-            values = derived(kind, self._bench)
-            self._found[index].add(keys_of(values) >> 16)
-            zeros = len(values) - torch.count_nonzero(values)
-            self._zeros[index] += zeros.to(self._zeros.device)
+        for found, kind in zip(self._found, self._statistic.values, strict=True):
+            found.add_high(derived(kind, self._bench))
 
-    def value(self) -> list[tuple[NDArray[np.int64], int, NDArray[np.float64] | None]]:
-        both = zip(self._found, self._zeros.cpu().tolist(), strict=True)
-        return [(one.value()[0], zeros, one.value()[1]) for one, zeros in both]
+    def value(self) -> list[HighCounted]:
+        return [one.high() for one in self._found]
 
 
 class GatherValueLowCounts:
@@ -120,23 +126,26 @@ class GatherValueLowCounts:
         return [{bucket: one.value() for bucket, one in found.items()} for found in self._found]
 
 
-class GatherDivergences:
-    """On the CPU wherever the rest is computed: exp and log differ between devices."""
+class GatherImportanceHighCounts:
+    """κ on the CPU wherever the rest is computed: exp and log differ between devices."""
 
     def __init__(self, bench: TorchBench) -> None:
         self._bench = bench
         self._found: list[Tensor] = []
+        self._counts = Histogram(bench, squares=False)
 
     def add(self) -> None:
         length = row_length(self._bench.shape)
         b, x = (v.cpu().view(-1, length) for v in self._bench.vectors("inputs")[:2])
-        step = max(1, BLOCK // length)
-        for start in range(0, len(b), step):
-            part = slice(start, start + step)
-            self._found.append(divergences(x[part].double(), b[part].double()))
+        found = [
+            divergences(x[part].double(), b[part].double())
+            for part in parts(len(b), max(1, BLOCK // length))
+        ]
+        self._found += found
+        self._counts.add_high(importance(torch.cat(found), self._bench))
 
-    def value(self) -> Any:
-        return np.asarray(torch.cat(self._found).numpy())
+    def value(self) -> tuple[NDArray[np.float64], HighCounted]:
+        return np.asarray(torch.cat(self._found).numpy()), self._counts.high()
 
 
 def divergences(x: Tensor, b: Tensor) -> Tensor:

@@ -22,13 +22,17 @@ def derived(value: Value, bench: TorchBench) -> Tensor:
         case Importance(divergences):
             length = row_length(bench.shape)
             first = bench.start // length
-            rows = deltas[0].view(-1, length)
-            kappa = torch.from_numpy(divergences[first : first + len(rows)])
-            return (rows.abs() * kappa.float().to(rows.device).unsqueeze(1)).view(-1)
+            return importance(torch.from_numpy(divergences[first:][: bench.count // length]), bench)
         case Balance():
             return balance(value, deltas).float()
         case _:
             assert_never(value)
+
+
+def importance(kappa: Tensor, bench: TorchBench) -> Tensor:
+    """From κ of the rows on the bench, in float64 and on the CPU."""
+    rows = bench.vectors("deltas")[0].view(len(kappa), -1)
+    return (rows.abs() * kappa.float().to(rows.device).unsqueeze(1)).view(-1)
 
 
 def spread(deltas: list[Tensor]) -> Tensor:

@@ -1,0 +1,80 @@
+"""How often each method reads its inputs: two passes at most, but for order statistics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from mergebuild.kernels import BLOCK, evaluate
+from mergebuild.methods import registry
+from mergebuild.methods.declaration import Operands
+from tests.methods_reference import KERNELS, STREAMS, Memory, example_arguments
+
+SOME = {"density": (0.5, 0.5)}
+PASSES: list[tuple[str, dict[str, Any], int]] = [
+    # One pass where no statistic is needed, or only one of a row that lies in a chunk.
+    ("linear", {}, 1),
+    ("passthrough", {"scale": (0.5,)}, 1),
+    ("task_arithmetic", {}, 1),
+    ("nearswap", {}, 1),
+    ("ram", {}, 1),
+    ("consensus_ta", {}, 1),
+    ("nuslerp", {"nuslerp_flatten": False}, 1),
+    ("model_stock", {"filter_wise": True}, 1),
+    ("ties", {}, 1),
+    ("breadcrumbs", {}, 1),
+    ("breadcrumbs_ties", {}, 1),
+    *((name, {}, 1) for name in ("dare_linear", "dare_ties", "della", "della_linear")),
+    *(
+        (name, {**SOME, "rescale": rescale}, 1)
+        for name in ("dare_linear", "dare_ties", "della", "della_linear")
+        for rescale in (False, "inverse")
+    ),
+    # Two with statistics of the tensor.
+    ("slerp", {}, 2),
+    ("nuslerp", {}, 2),
+    ("nuslerp", {"nuslerp_flatten": False, "nuslerp_row_wise": True}, 2),
+    ("multislerp", {}, 2),
+    ("karcher", {}, 2),
+    ("model_stock", {}, 2),
+    ("ramplus_tl", {}, 2),
+    ("sce", {}, 2),
+    *((name, {**SOME, "rescale": True}, 2) for name in ("dare_linear", "dare_ties", "della")),
+    ("della_linear", {**SOME, "rescale": True}, 2),
+    # Three with order statistics, which take two; rescaling costs no further one.
+    *(
+        (name, {**SOME, "rescale": rescale}, 3)
+        for name in ("ties", "breadcrumbs", "breadcrumbs_ties")
+        for rescale in (False, True, "inverse")
+    ),
+    ("sce", {"select_topk": 0.5}, 3),
+    ("arcee_fusion", {}, 3),
+    # And one before those for the range of what is ranked.
+    ("pcb_merging", SOME, 4),
+    # Whole matrices, once.
+    ("tsv_merge", {}, 1),
+    ("iso_c", {}, 1),
+]
+
+
+@pytest.mark.parametrize(("name", "more", "passes"), PASSES)
+def test_passes(name: str, more: dict[str, Any], passes: int) -> None:
+    method = registry()[name]
+    based = method.base == "required"
+    count = min(2, method.inputs[1] or 2) + based
+    shape = (3, BLOCK)
+    xs = [Memory(torch.randn(shape)) for _ in range(count)]
+    operands = Operands(count, based, shape, STREAMS)
+    arguments = example_arguments(method, operands) | more
+    steps = method.run(operands, arguments)
+    out = Memory(torch.empty(shape))
+    evaluate(steps, xs, out, "float32", chunk=BLOCK, kernels=KERNELS)
+    chunks = [(0, 3 * BLOCK)] if method.whole else [(i * BLOCK, (i + 1) * BLOCK) for i in range(3)]
+    assert [x.calls for x in xs] == [chunks * passes] * count
+    assert out.calls == chunks
+
+
+def test_every_method_is_counted() -> None:
+    assert {name for name, _, _ in PASSES} == set(registry().built_in)
