@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from mergebuild.cache import MANIFEST
 from mergebuild.checkpoint import hub_client
@@ -18,9 +18,6 @@ from mergebuild.checkpoint.side_files import is_carried
 from mergebuild.errors import CheckpointError, UsageError
 from mergebuild.events import Sink, Uploaded, Uploading
 from mergebuild.share.publication import Publication
-
-if TYPE_CHECKING:
-    from huggingface_hub import HfApi
 
 LARGE: Final = 1 << 20
 """From this size on, in bytes, a file is sent before the commit, with progress."""
@@ -109,7 +106,7 @@ def _show_progress_bars() -> None:
     enable_progress_bars()
 
 
-def _prepare(api: HfApi, repo: str, public: bool, revision: str | None) -> None:
+def _prepare(api: Any, repo: str, public: bool, revision: str | None) -> None:
     """The repository and the branch, made if they are not there."""
     from huggingface_hub.errors import RepositoryNotFoundError
 
