@@ -19,20 +19,25 @@ from pathlib import Path
 from typing import Final
 
 from mergebuild.cache import Cache
+from mergebuild.checkpoint.hub import Hub
 from mergebuild.engine import Options
 from mergebuild.engine import build as carry_out
 from mergebuild.errors import Problem, UsageError
 from mergebuild.events import BuildFinished, Event, Sink, silent, to_json
 from mergebuild.files import make_directories, new_file
+from mergebuild.include import Fetcher, Repositories
 from mergebuild.kernels.choose import check_device
 from mergebuild.methods import registry
 from mergebuild.plan import Plan, Settings, make_plan
+from mergebuild.plan.opening import HUB
 from mergebuild.recipe import Recipe, load_recipe
 from mergebuild.share.lock import (
     Lock,
     check_portable,
+    commits,
     drift,
     hold,
+    hold_includes,
     hold_outputs,
     lock_path,
     lock_text,
@@ -83,20 +88,30 @@ def load(
     strict: bool = False,
     site: Site | None = None,
     lock: Lock | None = None,
+    cache: str | Path | None = None,
+    offline: bool = False,
+    sink: Sink = silent,
 ) -> Recipe:
-    """Read a recipe. `variables` and `sources` are as for `--set` and `--source`; `site` is that of
-    the working directory, and `lock` the one beside the recipe, unless they are given.
+    """Read a recipe, and those that it includes, which are kept in the cache. `variables` and
+    `sources` are as for `--set` and `--source`; `site` is that of the working directory, and `lock`
+    the one beside the recipe, unless they are given.
 
-    Raises RecipeError with every independent mistake, UsageError for overrides that fit nothing.
+    Raises RecipeError with every independent mistake, UsageError for overrides that fit nothing,
+    CheckpointError for what the Hub refuses.
     """
-    lock = lock or read_lock(lock_path(Path(recipe))) or Lock()
+    path, site = Path(recipe), site or load_site()
+    lock = lock or read_lock(lock_path(path)) or Lock()
+    place = Cache(Path(cache) if cache is not None else default_cache(site))
+    hub = Hub(place.root / HUB, sink, offline=offline)
+    repositories = Repositories(place.root / "git", offline)
     loaded = load_recipe(
-        Path(recipe),
+        path,
         variables=variables or {},
         sources=sources or {},
-        mirrors=(site or load_site()).sources,
+        mirrors=site.sources,
         methods=registry(),
         strict=strict,
+        fetch=Fetcher(path.parent, hub, repositories, commits(lock)),
     )
     return replace(loaded, pins=pins(lock), lock=lock_text(lock) if lock.file else None)
 
@@ -134,8 +149,18 @@ def plan(
         )
     if not isinstance(recipe, Recipe):
         recipe = load(
-            recipe, variables=variables, sources=sources, strict=strict, site=site, lock=lock
+            recipe,
+            variables=variables,
+            sources=sources,
+            strict=strict,
+            site=site,
+            lock=lock,
+            cache=cache,
+            offline=settings.offline,
+            sink=sink,
         )
+    if locked and lock is not None:
+        hold_includes(recipe, lock)
     made = make_plan(
         recipe,
         cache=Cache(Path(cache) if cache is not None else default_cache(site)),
@@ -169,7 +194,16 @@ def locked_anew(
     path = Path(recipe)
     former = read_lock(lock_path(path)) or Lock(file=str(lock_path(path)))
     kept = without(former, update) if update is not None else former
-    loaded = load(path, sources=sources, site=site, lock=kept)
+    settings = settings or settings_of(site)
+    loaded = load(
+        path,
+        sources=sources,
+        site=site,
+        lock=kept,
+        cache=cache,
+        offline=settings.offline,
+        sink=sink,
+    )
     if update:
         kept = without(former, update, loaded)
         loaded = replace(loaded, pins=pins(kept))
@@ -177,8 +211,8 @@ def locked_anew(
         loaded,
         cache=Cache(Path(cache) if cache is not None else default_cache(site)),
         methods=registry(),
-        selectors=list(loaded.nodes),
-        settings=settings or settings_of(site),
+        selectors=list(dict.fromkeys((*loaded.own_nodes, *loaded.outputs))),
+        settings=settings,
         sink=sink,
     )
     check_portable(made)

@@ -35,7 +35,9 @@ class Scratch:
         )
 
     def outputs(self) -> Mapping[str, Path]:
-        loaded = mb.load(self.root / self.recipe, sources=self.sources)
+        loaded = mb.load(
+            self.root / self.recipe, sources=self.sources, cache=self.root / "cache", offline=False
+        )
         return {name: self.root / "build" / name for name in loaded.outputs}
 
     def build(self, **more: object) -> list[Done]:

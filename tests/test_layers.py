@@ -21,6 +21,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("recipe",),
     ("site",),
     ("checkpoint",),
+    ("include",),
     ("graph",),
     ("cache",),
     ("plan",),
@@ -42,6 +43,7 @@ ONLY: dict[str, tuple[str, ...]] = {
     "recipe": ("methods.declaration",),
     "checkpoint": (),
     "graph": ("recipe",),
+    "include": ("recipe", "checkpoint"),
     "site": ("recipe",),
 }
 

@@ -15,11 +15,12 @@ import jsonschema
 import pytest
 
 from mergebuild.console.methods import example
-from mergebuild.errors import MergebuildError
+from mergebuild.errors import Location, MergebuildError
 from mergebuild.methods import registry
 from mergebuild.methods.declare import method
 from mergebuild.recipe import fields, parse_recipe
 from mergebuild.recipe.context import Context
+from mergebuild.recipe.origin import Fetched, Origin
 from mergebuild.recipe.schema import mergekit_schema, recipe_schema
 from mergebuild.recipe.starter import STARTER
 from mergebuild.recipe.tree import Fields, Items, Leaf, Tree
@@ -100,6 +101,9 @@ sources:
   a: ./a
   b: {model: o/b, revision: main, lora: ./lora}
 vars: {density: 0.5, t: [0, 1], word: bfloat16, none: null}
+include:
+  short: other.yaml
+  long: {recipe: other.yaml, vars: {v: [0, 1]}, sources: {s: a, o/c@v: {path: o/d}}}
 nodes:
   merged:
     kind: merge
@@ -145,8 +149,20 @@ nodes:
     shared_experts: [{source_model: b, residual_scale: 2, gate: vectors}]
 outputs: {experts: build/experts, merged: }
 """
+OTHER = """\
+mergebuild: 1
+sources: {s: ./s}
+vars: {v: 0.5}
+nodes:
+  n: {merge_method: slerp, base_model: s, models: [{model: o/c@v}], parameters: {t: "${v}"}}
+"""
 FULL = {True: [WHOLE], False: [MERGE, SLICED, MODULES, MOE]}
 FULL_ONES = [(native, text) for native, texts in FULL.items() for text in texts]
+
+
+def fetch(reference: str, origin: Origin, at: Location) -> Fetched:
+    """Every included recipe is the same."""
+    return Fetched(reference, Origin("", reference, reference), None, OTHER)
 
 
 def plain(tree: Tree) -> Any:
@@ -173,7 +189,7 @@ def faults(text: str, native: bool) -> list[str]:
 def refused(text: str) -> bool:
     """Whether the readers refuse it."""
     try:
-        parse_recipe(text, Path("r.yaml"), methods=METHODS)
+        parse_recipe(text, Path("r.yaml"), methods=METHODS, fetch=fetch)
     except MergebuildError:
         return True
     return False
@@ -221,7 +237,7 @@ def asked(texts: list[str], monkeypatch: pytest.MonkeyPatch) -> dict[Place, set[
     with monkeypatch.context() as patch:
         patch.setattr(fields, "entries", entries)
         for text in texts:
-            parse_recipe(text, Path("r.yaml"), methods=METHODS)
+            parse_recipe(text, Path("r.yaml"), methods=METHODS, fetch=fetch)
     return found
 
 

@@ -96,6 +96,45 @@ class Hub:
             self._found[asked] = self._snapshot(repo, revision, kind, pinned)
         return self._found[asked]
 
+    def commit(self, repo: str, revision: str | None, known: str | None) -> str:
+        """The commit that a revision is, without a request where it is `known` or is one itself.
+        Raises CheckpointError."""
+        found = _commit(revision) or known
+        if found is None and self._offline:
+            found = self._referred(repo, revision or "main")
+            if found is None:
+                raise CheckpointError.of(
+                    f"what '{revision or 'main'}' of '{repo}' is cannot be asked: {self._why[0]}",
+                    hint=self._why[1],
+                )
+        if found is None:
+            listing = hub_client.list_files(repo, revision)
+            self._remember(repo, listing)
+            self._refer(repo, revision, listing.commit)
+            found = listing.commit
+        return found
+
+    def file(self, repo: str, commit: str, name: str, limit: int) -> Path:
+        """One file of a commit, of at most `limit` bytes. Raises CheckpointError."""
+        path = self._folder(repo, commit) / name
+        if path.exists():
+            return path
+        if self._offline:
+            raise CheckpointError.of(
+                f"'{name}' of '{repo}' is not in the Hub's cache, and {self._why[0]}",
+                hint=self._why[1],
+            )
+        listing = self._remembered(repo, commit)
+        if listing is None:
+            listing = hub_client.list_files(repo, commit)
+            self._remember(repo, listing)
+        size = listing.files.get(name)
+        if size is None or size > limit:
+            why = "has no" if size is None else f"has {size} bytes, too many, in its"
+            raise CheckpointError.of(f"'{repo}' at {commit[:12]} {why} '{name}'")
+        hub_client.fetch(repo, commit, name, self._cache, lambda _: None)
+        return path
+
     def _snapshot(
         self, repo: str, revision: str | None, kind: Kind, pinned: Pinned | None
     ) -> Snapshot:

@@ -73,7 +73,7 @@ def _plan(
         site, jobs=jobs, chunk=chunk, shard_size=size, device=device, offline=offline
     )
     lock = read_lock(lock_path(recipe))
-    loaded = _load(recipe, variables, sources, strict, site, lock, sink)
+    loaded = _load(recipe, variables, sources, strict, site, lock, cache, offline, sink)
     return api.plan(
         loaded,
         select=nodes or (),
@@ -94,6 +94,8 @@ def _load(
     strict: bool,
     site: Site,
     lock: Lock | None,
+    cache: Path | None,
+    offline: bool,
     sink: Sink,
 ) -> Recipe:
     loaded = api.load(
@@ -103,6 +105,9 @@ def _load(
         strict=strict,
         site=site,
         lock=lock,
+        cache=cache,
+        offline=offline,
+        sink=sink,
     )
     for warning in loaded.warnings:
         sink(Warned(warning.render("warning")))
@@ -150,7 +155,7 @@ def build(
         if recipe.is_dir():
             compared = compared_output(recipe, source, cache, settings, site, json_)
         else:
-            loaded = _load(recipe, set_, source, strict, site, None, silent)
+            loaded = _load(recipe, set_, source, strict, site, None, cache, offline, silent)
             options = Options(force, allow_nonfinite)
             compared = compared_nodes(loaded, nodes, cache, settings, options, site)
         tell(compared, json_)

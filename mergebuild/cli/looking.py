@@ -1,4 +1,4 @@
-"""Commands that look: graph, methods, inspect; and init, which starts a recipe."""
+"""Commands that look: graph, show, methods, inspect; and init, which starts a recipe."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 import mergebuild.api as api
-from mergebuild.cli.options import Json, RecipeFile, Variables, pairs
+from mergebuild.cli.options import CacheFolder, Json, RecipeFile, Variables, pairs, the_cache
 from mergebuild.console.checkpoints import inspect_json, inspect_text
 from mergebuild.console.graphs import FORMATS
 from mergebuild.console.methods import method_list, method_text
@@ -18,8 +18,10 @@ from mergebuild.errors import UsageError, did_you_mean
 from mergebuild.files import write_file
 from mergebuild.graph import build_order, node_graph
 from mergebuild.methods import registry
+from mergebuild.recipe.resolved import resolved_text
 from mergebuild.recipe.schema import mergekit_schema, recipe_schema
 from mergebuild.recipe.starter import STARTER
+from mergebuild.site import Site
 
 
 class Format(StrEnum):
@@ -42,6 +44,14 @@ def graph(
     loaded = api.load(recipe, variables=pairs("--set", set_))
     order = build_order(node_graph(loaded), list(loaded.nodes))
     typer.echo(FORMATS[format_.value](loaded, order))
+
+
+def show(recipe: RecipeFile, set_: Variables = None, cache: CacheFolder = None) -> None:
+    """Write the whole recipe as it is understood: includes, variables, aliases, defaults."""
+    loaded = api.load(
+        recipe, variables=pairs("--set", set_), cache=the_cache(cache).root, site=Site()
+    )
+    typer.echo(resolved_text(loaded), nl=False)
 
 
 def methods(

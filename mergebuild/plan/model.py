@@ -21,6 +21,7 @@ from mergebuild.checkpoint.source import Checkpoint
 from mergebuild.expression import Expression
 from mergebuild.plan.outline import Outline
 from mergebuild.recipe import ModelRef, Node, Recipe, Source
+from mergebuild.recipe.spelling import from_root
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +70,7 @@ class Part:
     @property
     def reference(self) -> str:
         """How the recipe refers to it on any machine: `place[@revision]`, a LoRA after a `+`."""
-        return part_reference(self.source, self.adapter)
+        return part_reference(self.source, self.adapter, local=self.snapshot is None)
 
     @property
     def directory(self) -> Path:
@@ -86,11 +87,14 @@ class Part:
         return tuple(sorted({*self.contents.files, *more, *side}))
 
 
-def part_reference(source: Source, adapter: bool) -> str:
-    """`Part.reference` of a source, without regard to a LoRA on it."""
+def part_reference(source: Source, adapter: bool, *, local: bool = False) -> str:
+    """`Part.reference` of a source, without regard to a LoRA on it. Only a `local` one can be
+    relative to the recipe that it was included with."""
     place, revision = source.place, source.revision
     if source.written is not None:
         place, revision = source.written, source.written_revision
+    elif source.within and not place.startswith(("/", "~")):
+        place = from_root(source.within, f"./{place}" if local else place)
     if place.startswith(("/", "~")) and source.alias:
         place = source.alias
     return ("+" if adapter else "") + (f"{place}@{revision}" if revision else place)

@@ -77,7 +77,7 @@ class Opening:
         """Raises RecipeError or CheckpointError."""
         if source.adapter:
             return self._alone(source)
-        whole = locate(source.text, self._directory) if source.text else None
+        whole = self._locate(source, source.text) if source.text else None
         model = whole or self._place(source, source, "model")
         lora = source.lora if whole is None else None
         adapter = self._place(source, lora, "adapter") if lora is not None else None
@@ -114,7 +114,7 @@ class Opening:
 
     def _place(self, source: Source, part: Source, kind: Kind) -> Path | Snapshot:
         """What a source, or its LoRA, means: a path if there is one, else a model on the Hub."""
-        path = locate(part.place, self._directory)
+        path = self._locate(part, part.place)
         if path is not None:
             if part.revision is not None:
                 text = f"'{part.place}' is a folder: its revision '{part.revision}' has no effect"
@@ -126,6 +126,10 @@ class Opening:
             f"there is no '{part.place}' below '{self._directory}' or the working directory",
             hint=f"say where it is: --source {part}=PATH",
         )
+
+    def _locate(self, part: Source, place: str) -> Path | None:
+        """The path that is meant, if there is one: never in a recipe from elsewhere."""
+        return locate(place, self._directory / part.within) if part.within is not None else None
 
     def _pinned(self, part: Source, kind: Kind) -> Pinned | None:
         """What the lock says of a part, unless it is another's place that is looked at."""

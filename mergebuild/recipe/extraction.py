@@ -12,8 +12,8 @@ from mergebuild.errors import Location
 from mergebuild.recipe import fields, settings
 from mergebuild.recipe.context import Context, shown
 from mergebuild.recipe.filters import fault
+from mergebuild.recipe.meanings import Names
 from mergebuild.recipe.model import Extraction, Node
-from mergebuild.recipe.references import Names
 from mergebuild.recipe.tree import Entry, Fields
 
 KEYS: Final = (

@@ -11,8 +11,8 @@ from typing import Final
 from mergebuild.methods.declaration import Method
 from mergebuild.recipe import extraction, fields, mixture, node, validate
 from mergebuild.recipe.context import Context
+from mergebuild.recipe.meanings import Names
 from mergebuild.recipe.model import Node
-from mergebuild.recipe.references import Names
 from mergebuild.recipe.tree import Entry, Fields, Leaf, Tree
 
 _COMMON: Final = ("kind", "description", "keep")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -10,7 +11,9 @@ from mergebuild.errors import Location
 from mergebuild.methods.declaration import Method
 from mergebuild.recipe import mergekit, native
 from mergebuild.recipe.context import Context
+from mergebuild.recipe.frame import Frame, Part, alone
 from mergebuild.recipe.model import Recipe
+from mergebuild.recipe.origin import Fetch, Fetched
 from mergebuild.recipe.overrides import Overrides
 from mergebuild.recipe.text import read_text
 from mergebuild.recipe.tree import Fields, Tree
@@ -27,6 +30,7 @@ def load_recipe(
     mirrors: Mapping[str, str] = _NONE,
     methods: Mapping[str, Method],
     strict: bool = False,
+    fetch: Fetch | None = None,
 ) -> Recipe:
     """The recipe in a file. Raises as `parse_recipe` does, and RecipeError if it cannot be read."""
     text = read_text(path, "the recipe")
@@ -38,6 +42,7 @@ def load_recipe(
         mirrors=mirrors,
         methods=methods,
         strict=strict,
+        fetch=fetch,
     )
 
 
@@ -50,33 +55,51 @@ def parse_recipe(
     mirrors: Mapping[str, str] = _NONE,
     methods: Mapping[str, Method],
     strict: bool = False,
+    fetch: Fetch | None = None,
 ) -> Recipe:
     """The recipe that a text says; `path` is where it stands, for messages and relative paths.
 
     `variables` replace the recipe's `vars` (YAML scalars or flow lists), `sources` its sources by
     alias or by what is written, and `mirrors` those of them that it has. `strict` makes unknown
-    parameters errors in mergekit files too.
+    parameters errors in mergekit files too. `fetch` brings included recipes.
     Raises RecipeError with every independent mistake, UsageError for overrides that do not fit.
     """
     ctx = Context(strict=strict)
-    documents = parse(text, str(path), ctx)
-    start = Location(str(path), 1, 1)
+    frame = alone(path, methods, Overrides(variables, sources, mirrors), fetch)
+    documents, ctx = _documents(text, str(path), ctx)
+    if ctx.native:
+        assert isinstance(documents[0], Fields)
+        return native.read(documents[0], text, path, frame, _part, ctx)
+    return mergekit.read(documents, text, path, frame, ctx)
+
+
+def _part(fetched: Fetched, frame: Frame, ctx: Context) -> Part:
+    """What an included recipe brings, told of with places in it."""
+    documents, ctx = _documents(fetched.text, fetched.origin.file, ctx)
+    if ctx.native:
+        assert isinstance(documents[0], Fields)
+        return native.part(documents[0], frame, _part, ctx)
+    return mergekit.part(documents, frame, ctx)
+
+
+def _documents(text: str, file: str, ctx: Context) -> tuple[list[Tree], Context]:
+    """The documents of a file, and the same findings in its dialect."""
+    documents = parse(text, file, ctx)
     if not documents:
         hint = "see 'mergebuild init' for a recipe to start from"
-        ctx.fatal("the recipe is empty", start, hint)
-    overrides = Overrides(variables, sources, mirrors)
-    first = documents[0]
-    if any("mergebuild" in _keys(document) for document in documents):
+        ctx.fatal("the recipe is empty", Location(file, 1, 1), hint)
+    native_ = any("mergebuild" in _keys(document) for document in documents)
+    ctx = replace(ctx, native=native_)
+    if native_:
         if len(documents) > 1:
             hint = "put all nodes under its 'nodes:'"
             ctx.fatal("a native recipe is a single document", documents[1].at, hint)
-        assert isinstance(first, Fields)
-        report_repeated(first, ctx)
-        ctx = Context(True, strict, problems=ctx.problems, warnings=ctx.warnings)
-        return native.read(first, text, path, overrides, methods, ctx)
+        assert isinstance(documents[0], Fields)
+        report_repeated(documents[0], ctx)
+        return documents, ctx
     for document in documents:
         _check_form(document, ctx)
-    return mergekit.read(documents, text, path, overrides, methods, ctx)
+    return documents, ctx
 
 
 def _keys(document: Tree) -> frozenset[str]:

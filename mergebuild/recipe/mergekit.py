@@ -6,44 +6,30 @@ Each document is a node. Must not know what stands inside a node.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Final
 
 from mergebuild.errors import UsageError
 from mergebuild.methods.declaration import Method
-from mergebuild.recipe import fields, mixture, names, node, references, validate
+from mergebuild.recipe import fields, mixture, names, node, validate
 from mergebuild.recipe.context import Context, in_order
+from mergebuild.recipe.frame import Frame, Part
+from mergebuild.recipe.includes import check_given
+from mergebuild.recipe.meanings import Names, names_in
 from mergebuild.recipe.model import Node, Recipe
-from mergebuild.recipe.overrides import Overrides
 from mergebuild.recipe.tree import Fields, Tree
 
 _NATIVE_HINT: Final = "only native recipes have this key: add 'mergebuild: 1' and 'nodes:'"
+_VARS: Final = "variables belong to native recipes: 'mergebuild: 1' with 'vars:'"
 _HINTS: Final = dict.fromkeys(
-    (*node.NATIVE_KEYS, *mixture.NATIVE_KEYS, "kind", "sources", "vars", "outputs"), _NATIVE_HINT
+    (*node.NATIVE_KEYS, *mixture.NATIVE_KEYS, "kind", "include", "sources", "vars", "outputs"),
+    _NATIVE_HINT,
 )
 
 
-def read(
-    documents: list[Tree],
-    text: str,
-    path: Path,
-    overrides: Overrides,
-    methods: Mapping[str, Method],
-    ctx: Context,
-) -> Recipe:
-    """The recipe of a file's documents, which have no variables to override."""
-    if overrides.variables:
-        name, value = next(iter(overrides.variables.items()))
-        hint = "variables belong to native recipes: 'mergebuild: 1' with 'vars:'"
-        raise UsageError.of(f"--set {name}={value}: a mergekit file has no variables", hint=hint)
-    named, unnamed = _named(documents, path, ctx)
-    known = references.names(named, overrides)
-    nodes: dict[str, Node] = {}
-    for name, document in named.items():
-        one = _node(name, document, methods, known, ctx)
-        if one is not None:
-            nodes[name] = one
-    nodes.update(validate.applications(known))
+def read(documents: list[Tree], text: str, path: Path, frame: Frame, ctx: Context) -> Recipe:
+    """The recipe of a file's documents."""
+    known, nodes, unnamed = _read(documents, path.stem, frame, ctx)
     validate.check_adapters(nodes, ctx)
     validate.check_cycles(nodes, ctx)
     if ctx.problems:
@@ -55,11 +41,40 @@ def read(
     return Recipe(names.from_stem(path.stem), path, nodes, outputs, text, False, warnings)
 
 
+def part(documents: list[Tree], frame: Frame, ctx: Context) -> Part:
+    """What the documents of an included file bring."""
+    stem = PurePosixPath(frame.origin.path).stem
+    known, nodes, _ = _read(documents, stem, frame, ctx)
+    for name, entry in frame.variables.items():
+        ctx.error(f"variable '{name}' is given to a mergekit file, which has none", entry.at, _VARS)
+    check_given(frame, known, ctx)
+    return Part(nodes, known.nodes, {}, frozenset(known.met_overrides))
+
+
+def _read(
+    documents: list[Tree], stem: str, frame: Frame, ctx: Context
+) -> tuple[Names, dict[str, Node], str | None]:
+    """What names mean, all nodes, and which of them has no name in the file."""
+    if frame.overrides.variables:
+        name, value = next(iter(frame.overrides.variables.items()))
+        said = f"--set {frame.prefix}{name}={value}: a mergekit file has no variables"
+        raise UsageError.of(said, hint=_VARS)
+    named, unnamed = _named(documents, stem, ctx)
+    known = names_in(named, frame)
+    nodes: dict[str, Node] = {}
+    for name, document in named.items():
+        one = _node(frame.prefix + name, document, frame.composition.methods, known, ctx)
+        if one is not None:
+            nodes[one.name] = one
+    nodes.update(validate.applications(known))
+    return known, nodes, unnamed
+
+
 def _node(
     name: str,
     document: Fields,
     methods: Mapping[str, Method],
-    known: references.Names,
+    known: Names,
     ctx: Context,
 ) -> Node | None:
     """A merge, or with `experts` what mergekit-moe reads."""
@@ -74,7 +89,7 @@ def _node(
     return validate.fitted(one, method, ctx) if method else one
 
 
-def _named(documents: list[Tree], path: Path, ctx: Context) -> tuple[dict[str, Fields], str | None]:
+def _named(documents: list[Tree], stem: str, ctx: Context) -> tuple[dict[str, Fields], str | None]:
     """The documents by name, and the name made up for the one that has none."""
     found: dict[str, Fields] = {}
     unnamed: list[Fields] = []
@@ -103,7 +118,7 @@ def _named(documents: list[Tree], path: Path, ctx: Context) -> tuple[dict[str, F
         ctx.stop()
     if not unnamed:
         return found, None
-    made_up = names.from_stem(path.stem)
+    made_up = names.from_stem(stem)
     while made_up in found:
         made_up += "-output"
     return {**found, made_up: unnamed[0]}, made_up

@@ -11,8 +11,9 @@ from typing import Final
 from mergebuild.errors import Location
 from mergebuild.recipe import fields, settings
 from mergebuild.recipe.context import Context
+from mergebuild.recipe.meanings import Names
 from mergebuild.recipe.model import Expert, Mixture, Node, Source
-from mergebuild.recipe.references import Names, resolve
+from mergebuild.recipe.references import resolve
 from mergebuild.recipe.tree import Entry, Leaf, Tree
 
 MERGEKIT_KEYS: Final = (

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from mergebuild.errors import Location, Problem
+from mergebuild.recipe.origin import Included
 
 Scalar: TypeAlias = bool | int | float | str | None
 Value: TypeAlias = Scalar | tuple[Scalar, ...]
@@ -46,13 +47,15 @@ class Source:
     folder of exactly that name exists, it is what was meant, without revision and LoRA. `written`
     and `written_revision` are the recipe's own place and revision where an override put others.
     `alias` is the recipe's name for the model alone, if it has one. `adapter` says that it is no
-    model, but a LoRA that is put on a node.
+    model, but a LoRA that is put on a node. `within` is the folder, relative to the recipe's, that
+    a relative place starts from: another one in an included recipe, and None in one from elsewhere.
     """
 
     place: str
     revision: str | None = None
     lora: Source | None = None
     adapter: bool = False
+    within: str | None = ""
     name: str = field(default="", compare=False)
     at: Location | None = field(default=None, compare=False)
     text: str = field(default="", compare=False)
@@ -253,8 +256,9 @@ class Node:
 class Recipe:
     """A whole recipe. `outputs` maps node names to folders (None: the caller has yet to say where);
     `directory` is where relative source paths start; `text` is the file as read, `variables` what
-    was set in it from outside. `pins` are what its lock, whose text is `lock`, says of sources on
-    the Hub, by `plan.Part.reference`."""
+    was set in it from outside, `included` the recipes that it includes, nested ones after those
+    that include them. `pins` are what its lock, whose text is `lock`, says of sources on the Hub,
+    by `plan.Part.reference`."""
 
     name: str
     path: Path
@@ -263,6 +267,7 @@ class Recipe:
     text: str
     native: bool
     warnings: tuple[Problem, ...] = ()
+    included: tuple[Included, ...] = ()
     pins: Mapping[str, Pin] = field(default_factory=dict)
     lock: str | None = None
     variables: Mapping[str, str] = field(default_factory=dict)
@@ -270,3 +275,9 @@ class Recipe:
     @property
     def directory(self) -> Path:
         return self.path.parent
+
+    @property
+    def own_nodes(self) -> list[str]:
+        """The nodes that no included recipe brings."""
+        namespaces = tuple(f"{one.namespace}." for one in self.included)
+        return [name for name in self.nodes if not name.startswith(namespaces)]

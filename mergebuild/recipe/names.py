@@ -13,6 +13,8 @@ from mergebuild.errors import Location
 from mergebuild.recipe.context import Context, shown
 
 LONGEST: Final = 100
+REPO: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9_][\w.-]{0,95}", re.ASCII)
+"""A name on the Hub."""
 NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*", re.ASCII)
 
 

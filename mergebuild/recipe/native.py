@@ -10,53 +10,41 @@ from pathlib import Path
 from typing import Final
 
 from mergebuild.errors import did_you_mean
-from mergebuild.methods.declaration import Method
 from mergebuild.recipe import fields, kinds, names, references, validate, variables
 from mergebuild.recipe.context import Context, in_order, shown
+from mergebuild.recipe.frame import Frame, Part
+from mergebuild.recipe.includes import ReadPart, check_given, follow
+from mergebuild.recipe.meanings import Names, names_in
 from mergebuild.recipe.model import Node, Recipe
-from mergebuild.recipe.overrides import Overrides
 from mergebuild.recipe.tree import Entry, Fields, Items, Leaf, Tree
 
 VERSION: Final = 1
-KEYS: Final = ("mergebuild", "name", "description", "sources", "vars", "nodes", "outputs", "seed")
+KEYS: Final = (
+    *("mergebuild", "name", "description", "include", "sources", "vars", "nodes", "outputs"),
+    "seed",
+)
 
 
 def read(
-    document: Fields,
-    text: str,
-    path: Path,
-    overrides: Overrides,
-    methods: Mapping[str, Method],
-    ctx: Context,
+    document: Fields, text: str, path: Path, frame: Frame, read_part: ReadPart, ctx: Context
 ) -> Recipe:
-    """The recipe of a document that says its version."""
-    _check_version(document.entries["mergebuild"], ctx)
-    keys = fields.entries(document, "the recipe", ctx, KEYS)
-    keys = _substituted(keys, overrides.variables, ctx)
-    bodies = _bodies(keys, document, ctx)
-    known = references.names(bodies, overrides)
-    if "sources" in keys:
-        known.aliases = references.aliases(keys["sources"].value, bodies, known, ctx)
-    seed = fields.whole(keys["seed"].value, "'seed'", ctx) if "seed" in keys else None
-    nodes: dict[str, Node] = {}
-    for name, entry in bodies.items():
-        one = kinds.read(name, entry, methods, known, ctx, seed or 0)
-        if one is not None:
-            nodes[name] = one
-    nodes.update(validate.applications(known))
+    """The recipe of a document that says its version, with all that it includes."""
+    keys, known, nodes, own = _read(document, frame, read_part, ctx)
     validate.check_adapters(nodes, ctx)
     validate.check_cycles(nodes, ctx)
-    outputs = _outputs(keys.get("outputs"), list(bodies), nodes, ctx)
+    validate.check_places(nodes, ctx)
+    outputs = _outputs(keys.get("outputs"), own, nodes, known, ctx)
     title = fields.text(keys["name"].value, "'name'", ctx) if "name" in keys else None
-    if "description" in keys:
-        fields.text(keys["description"].value, "'description'", ctx)
+    if not outputs and not ctx.problems:
+        hint = "name what to build under 'outputs:'"
+        ctx.error("nothing is built of what is included", document.at, hint)
     if ctx.problems:
         ctx.stop()
     known.unmatched()
-    for alias, source in known.aliases.items():
-        if alias not in known.met_aliases and source.at is not None:
+    for alias in known.own_aliases:
+        source = known.aliases.get(alias)
+        if source is not None and alias not in known.met_aliases and source.at is not None:
             ctx.warn(f"source '{alias}' is not used", source.at, "delete it")
-    warnings = in_order(ctx.warnings.values())
     return Recipe(
         title or path.stem,
         path,
@@ -64,9 +52,50 @@ def read(
         outputs,
         text,
         True,
-        warnings,
-        variables=dict(sorted(overrides.variables.items())),
+        in_order(ctx.warnings.values()),
+        included=tuple(frame.composition.included),
+        variables=dict(sorted(frame.overrides.variables.items())),
     )
+
+
+def part(document: Fields, frame: Frame, read_part: ReadPart, ctx: Context) -> Part:
+    """What an included recipe brings."""
+    keys, known, nodes, _ = _read(document, frame, read_part, ctx)
+    if "name" in keys:
+        fields.text(keys["name"].value, "'name'", ctx)
+    check_given(frame, known, ctx)
+    own = {name: one for name, one in known.nodes.items() if one.startswith(frame.prefix)}
+    return Part(nodes, own, known.aliases, frozenset(known.met_overrides))
+
+
+def _read(
+    document: Fields, frame: Frame, read_part: ReadPart, ctx: Context
+) -> tuple[dict[str, Entry], Names, dict[str, Node], list[str]]:
+    """The keys after substitution, what names mean, all nodes, those that are included first, and
+    which are of its own; what takes the recipes that include this one is not checked."""
+    _check_version(document.entries["mergebuild"], ctx)
+    keys = fields.entries(document, "the recipe", ctx, KEYS)
+    keys = _substituted(keys, frame, ctx)
+    bodies = _bodies(keys, document, ctx)
+    known = names_in(bodies, frame)
+    if "sources" in keys:
+        tree = keys["sources"].value
+        known.own_aliases = list(tree.entries) if isinstance(tree, Fields) else []
+        known.aliases = references.aliases(tree, bodies, known, ctx)
+    nodes: dict[str, Node] = {}
+    if "include" in keys:
+        for included in follow(keys["include"], known, frame, read_part, ctx).values():
+            nodes.update(included.nodes)
+    seed = fields.whole(keys["seed"].value, "'seed'", ctx) if "seed" in keys else None
+    if "description" in keys:
+        fields.text(keys["description"].value, "'description'", ctx)
+    for name, entry in bodies.items():
+        whole = frame.prefix + name
+        one = kinds.read(whole, entry, frame.composition.methods, known, ctx, seed or 0)
+        if one is not None:
+            nodes[whole] = one
+    nodes.update(validate.applications(known))
+    return keys, known, nodes, list(bodies)
 
 
 def _check_version(entry: Entry, ctx: Context) -> None:
@@ -77,12 +106,15 @@ def _check_version(entry: Entry, ctx: Context) -> None:
     ctx.fatal(f"{said}, not {fields.described(tree)}", tree.at, f"write 'mergebuild: {VERSION}'")
 
 
-def _substituted(
-    keys: dict[str, Entry], overrides: Mapping[str, str], ctx: Context
-) -> dict[str, Entry]:
-    """The keys with every variable in its place."""
+def _substituted(keys: dict[str, Entry], frame: Frame, ctx: Context) -> dict[str, Entry]:
+    """The keys with every variable in its place: those of included recipes are theirs."""
     found = variables.declared(keys["vars"].value, ctx) if "vars" in keys else {}
-    values = variables.overridden(found, overrides)
+    tree = keys["include"].value if "include" in keys else None
+    namespaces = tuple(f"{name}." for name in tree.entries) if isinstance(tree, Fields) else ()
+    said = frame.overrides.variables
+    own = {name: value for name, value in said.items() if not name.startswith(namespaces)}
+    values = variables.given(found, frame.variables, frame.origin.file, ctx)
+    values = variables.overridden(values, own, frame.prefix)
     substitution = variables.Substitution(values, ctx)
     replaced = {
         key: Entry(key, substitution.tree(entry.value), entry.at)
@@ -98,6 +130,8 @@ def _substituted(
 def _bodies(keys: Mapping[str, Entry], document: Fields, ctx: Context) -> dict[str, Entry]:
     """The nodes by name, their bodies unread."""
     if "nodes" not in keys:
+        if "include" in keys:
+            return {}
         ctx.error("the recipe has no 'nodes'", document.at, "name its merges under 'nodes:'")
         return {}
     listed = fields.entries(keys["nodes"].value, "'nodes'", ctx)
@@ -107,11 +141,13 @@ def _bodies(keys: Mapping[str, Entry], document: Fields, ctx: Context) -> dict[s
 
 
 def _outputs(
-    entry: Entry | None, declared: list[str], nodes: Mapping[str, Node], ctx: Context
+    entry: Entry | None, own: list[str], nodes: Mapping[str, Node], known: Names, ctx: Context
 ) -> dict[str, Path | None]:
-    """Where the outputs go; every node that no other uses goes to build/<node> by default."""
+    """Where the outputs go; every node of its own that no other uses goes to build/<node> by
+    default."""
+    declared = list(known.nodes)
     if entry is None:
-        return {name: Path("build", name) for name in validate.unused(nodes)}
+        return {name: Path("build", name) for name in validate.unused(nodes) if name in own}
     found: dict[str, Path | None] = {}
     places: dict[Path, str] = {}
     for name, tree, place in _listed(entry.value, ctx):

@@ -13,8 +13,9 @@ from mergebuild.errors import Location, did_you_mean
 from mergebuild.methods.declaration import Method
 from mergebuild.recipe import fields, parameters, settings, tokenizer
 from mergebuild.recipe.context import Context, shown
+from mergebuild.recipe.meanings import Names
 from mergebuild.recipe.model import Input, Module, Node, Slice
-from mergebuild.recipe.references import Names, resolve
+from mergebuild.recipe.references import resolve
 from mergebuild.recipe.tree import Entry, Fields, Items, Leaf, Tree
 
 BODIES: Final = ("models", "slices", "modules")

@@ -12,8 +12,9 @@ from mergebuild.errors import did_you_mean
 from mergebuild.recipe import fields
 from mergebuild.recipe.context import Context, shown
 from mergebuild.recipe.filters import fault
+from mergebuild.recipe.meanings import Names
 from mergebuild.recipe.model import ModelRef
-from mergebuild.recipe.references import Names, resolve
+from mergebuild.recipe.references import resolve
 from mergebuild.recipe.tree import Entry, Items
 
 DTYPES: Final = ("bfloat16", "float16", "float32", "float64")

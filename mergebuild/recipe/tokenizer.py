@@ -11,8 +11,9 @@ from typing import Final, Literal, cast
 from mergebuild.errors import did_you_mean
 from mergebuild.recipe import fields
 from mergebuild.recipe.context import Context, shown
+from mergebuild.recipe.meanings import Names
 from mergebuild.recipe.model import ModelRef, Tokenizer, TokenRule
-from mergebuild.recipe.references import Names, resolve
+from mergebuild.recipe.references import resolve
 from mergebuild.recipe.tree import Entry, Fields, Leaf, Tree
 
 KEYS: Final = ("source", "tokens", "pad_to_multiple_of")

@@ -12,6 +12,7 @@ from typing import Final
 
 from mergebuild.methods.declaration import REQUIRED, Method, Scope
 from mergebuild.recipe.context import Context, shown
+from mergebuild.recipe.meanings import Names
 from mergebuild.recipe.model import (
     Application,
     Extraction,
@@ -22,9 +23,10 @@ from mergebuild.recipe.model import (
     NodeRef,
     Parameters,
     Slice,
+    Source,
     Tokenizer,
 )
-from mergebuild.recipe.references import Names
+from mergebuild.recipe.names import REPO
 
 APPLY: Final = "apply_lora"
 
@@ -162,6 +164,18 @@ def check_adapters(nodes: Mapping[str, Node], ctx: Context) -> None:
                 about.error(f"node {name} is a LoRA, not a model", at, hint)
             elif not makes_adapter and reference is adapter:
                 about.error(f"node {name} is a model, not a LoRA", at, "its kind must be 'lora'")
+
+
+def check_places(nodes: Mapping[str, Node], ctx: Context) -> None:
+    """Reports sources of recipes from elsewhere that would be looked for on this machine."""
+    for node in nodes.values():
+        for reference in node.references():
+            parts = (reference, reference.lora) if isinstance(reference, Source) else ()
+            for part in parts:
+                if part is not None and part.within is None and not REPO.fullmatch(part.place):
+                    said = f"a recipe from elsewhere cannot name the local path {shown(part.place)}"
+                    hint = "say where that model is under 'sources:' of the include"
+                    ctx.within(node.name).error(said, part.at or node.at, hint)
 
 
 def check_cycles(nodes: Mapping[str, Node], ctx: Context) -> None:

@@ -40,13 +40,34 @@ def declared(tree: Tree, ctx: Context) -> dict[str, Entry]:
     return found
 
 
-def overridden(found: Mapping[str, Entry], overrides: Mapping[str, str]) -> dict[str, Entry]:
-    """The variables with those of `--set` in their place; raises UsageError for unknown ones."""
+def given(
+    found: Mapping[str, Entry], said: Mapping[str, Entry], file: str, ctx: Context
+) -> dict[str, Entry]:
+    """The variables of a recipe, `file`, with those that an including recipe says in their
+    place."""
+    values = dict(found)
+    for name, entry in said.items():
+        if name not in found:
+            said_ = f"the included recipe {shown(file)} has no variable {shown(name)}"
+            ctx.error(said_, entry.at, did_you_mean(name, list(found)))
+        elif not _is_plain(entry.value):
+            what = f"variable '{name}' must be a scalar or a list of scalars"
+            ctx.error(f"{what}, not {fields.described(entry.value)}", entry.value.at)
+        else:
+            values[name] = entry
+    return values
+
+
+def overridden(
+    found: Mapping[str, Entry], overrides: Mapping[str, str], prefix: str = ""
+) -> dict[str, Entry]:
+    """The variables with those of `--set` in their place, under which the recipe's begin with
+    `prefix`; raises UsageError for unknown ones."""
     problems: list[Problem] = []
     values = dict(found)
     for name, text in overrides.items():
         if name not in found:
-            message = f"--set {name}={text}: the recipe has no variable {shown(name)}"
+            message = f"--set {prefix}{name}={text}: the recipe has no variable {shown(name)}"
             problems.append(Problem(message, hint=did_you_mean(name, list(found))))
             continue
         value = _parsed(name, text, problems)

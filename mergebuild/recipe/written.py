@@ -6,11 +6,14 @@ what is not at its default. How models are called is the caller's. Must not know
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Final, TypeAlias
 
 import yaml
 
+from mergebuild.recipe.filters import is_regex
 from mergebuild.recipe.model import (
     Application,
     Body,
@@ -28,6 +31,7 @@ from mergebuild.recipe.model import (
     TokenRule,
     Value,
 )
+from mergebuild.recipe.spelling import from_root
 
 Spell: TypeAlias = Callable[[ModelRef], Any]
 """How a model is written: text, or a mapping where text cannot say it."""
@@ -213,10 +217,53 @@ def _token(rule: TokenRule, spell: Spell) -> dict[str, Any]:
 def spelled(source: Source) -> str | dict[str, Any]:
     """A source as `place[@revision][+lora[@revision]]`, or as a mapping where text would be read
     as something else."""
-    parts = [source, *([source.lora] if source.lora is not None else [])]
+    parts = [_moved(source), *([_moved(source.lora)] if source.lora is not None else [])]
     if any(mark in part.place for part in parts for mark in "@+") or any(
         part.revision and part.place.startswith(("/", ".", "~")) for part in parts
     ):
         said = [_without_empty({"path": p.place, "revision": p.revision}) for p in parts]
         return dict(zip(("model", "lora"), said, strict=False))
     return "+".join(f"{p.place}@{p.revision}" if p.revision else p.place for p in parts)
+
+
+def literal_filters(data: Any) -> Any:
+    """In mergekit a filter is a part of a name; one that a native recipe would read as a pattern
+    becomes a regular expression that means the same."""
+    if isinstance(data, list):
+        return [literal_filters(item) for item in data]
+    if not isinstance(data, dict):
+        return data
+    found = {key: literal_filters(value) for key, value in data.items()}
+    pattern = data.get("filter")
+    if (
+        isinstance(pattern, str)
+        and "value" in data
+        and pattern != "*"
+        and (is_regex(pattern) or "*" in pattern)
+    ):
+        found["filter"] = f"/{re.escape(pattern)}/"
+    return found
+
+
+def escaped(data: Any) -> Any:
+    """Text in which nothing is taken for a variable."""
+    if isinstance(data, dict):
+        return {key: escaped(value) for key, value in data.items()}
+    if isinstance(data, list):
+        return [escaped(item) for item in data]
+    return data.replace("${", "$${") if isinstance(data, str) else data
+
+
+def _moved(source: Source) -> Source:
+    """A source of an included recipe as the recipe that everything began with would write it."""
+    if not source.within:
+        return source
+    return replace(source, place=from_root(source.within, source.place), within="")
+
+
+def portable(source: Source) -> Source:
+    """A source before any override."""
+    lora = portable(source.lora) if source.lora is not None else None
+    if source.written is None:
+        return replace(source, lora=lora)
+    return Source(source.written, source.written_revision, lora)

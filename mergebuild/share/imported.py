@@ -20,8 +20,14 @@ from mergebuild.errors import CheckpointError, MergebuildError
 from mergebuild.methods.declaration import Method
 from mergebuild.recipe import Application, ModelRef, Node, Source, names, parse_recipe
 from mergebuild.recipe.context import shown
-from mergebuild.recipe.filters import is_regex
-from mergebuild.recipe.written import configuration, native_keys, spelled, yaml_text
+from mergebuild.recipe.written import (
+    configuration,
+    escaped,
+    literal_filters,
+    native_keys,
+    spelled,
+    yaml_text,
+)
 from mergebuild.share.origins import Origin, from_hub, from_path
 
 MOST_LOOKS: Final = 200
@@ -57,11 +63,11 @@ def import_merge(
     outputs = chain.add(origin)
     head = [f"Imported by mergebuild from {_one_line(origin.title)}."]
     head += [f"- {_one_line(note)}" for note in chain.notes]
-    nodes = yaml_text({"nodes": _escaped(chain.nodes)})
+    nodes = yaml_text({"nodes": escaped(chain.nodes)})
     sections = [
         "".join(f"# {line}\n" for line in head)
-        + yaml_text({"mergebuild": 1, "name": _escaped(origin.name)}, inline=False),
-        *([yaml_text({"sources": _escaped(chain.sources)}, inline=False)] if chain.sources else []),
+        + yaml_text({"mergebuild": 1, "name": escaped(origin.name)}, inline=False),
+        *([yaml_text({"sources": escaped(chain.sources)}, inline=False)] if chain.sources else []),
         _NODE.sub(r"\n\g<0>", nodes).replace("nodes:\n\n", "nodes:\n"),
         yaml_text({"outputs": {name: f"build/{name}" for name in outputs}}, inline=False),
     ]
@@ -107,7 +113,7 @@ class _Chain:
         called = {name: self._free(name) for name in declared}
         for name, node in declared.items():
             body = self._body(node, called, origin)
-            self.nodes[called[name]] = body if recipe.native else _literal_filters(body)
+            self.nodes[called[name]] = body if recipe.native else literal_filters(body)
         self._open.pop()
         return [called[name] for name in recipe.outputs]
 
@@ -226,34 +232,6 @@ class _Chain:
 
 def _is_application(node: Node) -> bool:
     return isinstance(node.body, Application)
-
-
-def _literal_filters(data: Any) -> Any:
-    """In mergekit a filter is a part of a name; one that a native recipe would read as a pattern
-    becomes a regular expression that means the same."""
-    if isinstance(data, list):
-        return [_literal_filters(item) for item in data]
-    if not isinstance(data, dict):
-        return data
-    found = {key: _literal_filters(value) for key, value in data.items()}
-    pattern = data.get("filter")
-    if (
-        isinstance(pattern, str)
-        and "value" in data
-        and pattern != "*"
-        and (is_regex(pattern) or "*" in pattern)
-    ):
-        found["filter"] = f"/{re.escape(pattern)}/"
-    return found
-
-
-def _escaped(data: Any) -> Any:
-    """Text in which nothing is taken for a variable."""
-    if isinstance(data, dict):
-        return {key: _escaped(value) for key, value in data.items()}
-    if isinstance(data, list):
-        return [_escaped(item) for item in data]
-    return data.replace("${", "$${") if isinstance(data, str) else data
 
 
 def _one_line(text: str) -> str:

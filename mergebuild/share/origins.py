@@ -19,7 +19,7 @@ from mergebuild.errors import Location, RecipeError
 from mergebuild.methods.declaration import Method
 from mergebuild.recipe import Recipe, mergekit, names, parse_recipe
 from mergebuild.recipe.context import Context
-from mergebuild.recipe.overrides import Overrides
+from mergebuild.recipe.frame import alone
 from mergebuild.recipe.yaml_tree import MOST_CHARACTERS
 from mergebuild.share.configurations import Configurations, of_card, of_file
 from mergebuild.share.recorded import recipe_of, recorded
@@ -108,7 +108,7 @@ def _from_file(
     # Named after the folder or the repository; places in the text keep the file's name.
     ctx = Context()
     made_up = Path(f"{names.from_stem(name)}.yaml")
-    recipe = mergekit.read(found.documents, text, made_up, Overrides(), methods, ctx)
+    recipe = mergekit.read(found.documents, text, made_up, alone(made_up, methods), ctx)
     called = names.from_stem(name)
     return Origin(label, called, label, called, directory, recipe, found.notes)
 

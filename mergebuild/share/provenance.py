@@ -13,6 +13,7 @@ from mergebuild.checkpoint.safetensors import ShardPlan, index_name, index_text
 from mergebuild.digest import bytes_digest
 from mergebuild.plan import NodePlan, Plan, planned_layout
 from mergebuild.recipe import Recipe
+from mergebuild.recipe.resolved import resolved_text
 from mergebuild.share.lineage import describe_leaf, describe_node, lineage
 
 
@@ -60,12 +61,13 @@ def manifest_of(
 
 
 def _recipe(recipe: Recipe) -> dict[str, Any]:
-    """All that it takes to read the recipe again, wherever that is."""
+    """All that it takes to read the recipe again, wherever that is: what it includes with it."""
+    variables = {} if recipe.included else dict(recipe.variables)
     return {
         "name": recipe.name,
         "file": recipe.path.name,
-        "text": recipe.text,
-        **({"variables": dict(recipe.variables)} if recipe.variables else {}),
+        "text": resolved_text(recipe) if recipe.included else recipe.text,
+        **({"variables": variables} if variables else {}),
         **({"lock": recipe.lock} if recipe.lock is not None else {}),
     }
 

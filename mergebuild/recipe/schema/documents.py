@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from mergebuild.methods.declaration import Method
 from mergebuild.recipe import mixture, names, native, node
+from mergebuild.recipe.includes import KEYS, NAMESPACE
 from mergebuild.recipe.references import ALIAS
 from mergebuild.recipe.schema import kinds, values
 from mergebuild.recipe.schema.merge import merge, reference
@@ -40,6 +41,10 @@ def recipe_schema(methods: Mapping[str, Method]) -> dict[str, Any]:
         ),
         "name": told("What the recipe is called (default: as its file).", TEXT),
         "description": told("What it is for.", TEXT),
+        "include": told(
+            "Other recipes, whose nodes are called NAME.node here.",
+            named(either(TEXT, _include(terms)), _whole(NAMESPACE.pattern)),
+        ),
         "sources": told(
             "Aliases of checkpoints; --source NAME=PATH says where one is on a machine.",
             named(use("model"), _whole(ALIAS.pattern)),
@@ -60,7 +65,8 @@ def recipe_schema(methods: Mapping[str, Method]) -> dict[str, Any]:
     return {
         "$schema": DRAFT,
         "title": "mergebuild recipe",
-        **closed(native.KEYS, shapes, "mergebuild", "nodes"),
+        **closed(native.KEYS, shapes, "mergebuild"),
+        "anyOf": [{"required": ["nodes"]}, {"required": ["include"]}],
         "definitions": {
             **_definitions(methods, terms),
             **{f"node-{kind}": schema for kind, schema in found.items()},
@@ -106,6 +112,21 @@ def _definitions(methods: Mapping[str, Method], terms: Terms) -> dict[str, Schem
 def _whole(pattern: str) -> Schema:
     """Text that a pattern fits from end to end."""
     return {"type": ["string", "number"], "pattern": f"^(?:{pattern})$"}
+
+
+def _include(terms: Terms) -> Schema:
+    scalar = {"type": ["string", "number", "boolean", "null"]}
+    shapes = {
+        "recipe": told("A path, hf://org/repo/path@rev or git+https://…@commit#path.", TEXT),
+        "vars": told(
+            "Values for its variables.",
+            named(either(scalar, {"type": "array", "items": scalar}), _whole(VARIABLE.pattern)),
+        ),
+        "sources": told(
+            "Models in the place of its sources, by alias or as written.", named(use("model"))
+        ),
+    }
+    return closed(KEYS, shapes, "recipe")
 
 
 def _holding(part: str) -> Schema:

@@ -10,7 +10,6 @@ from typing import Final
 
 from mergebuild.methods.declaration import REQUIRED, Method, Scope
 from mergebuild.recipe import node, settings, tokenizer
-from mergebuild.recipe.references import PLACE_KEYS, REFERENCE_KEYS
 from mergebuild.recipe.schema.terms import (
     ANYTHING,
     TEXT,
@@ -25,6 +24,7 @@ from mergebuild.recipe.schema.terms import (
     told,
     use,
 )
+from mergebuild.recipe.spelling import PLACE_KEYS, REFERENCE_KEYS
 
 _SETTINGS: Final = "Parameters of the method"
 

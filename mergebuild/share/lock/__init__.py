@@ -7,7 +7,15 @@ made of the same: commits, files, contents, included recipes, keys and outputs.
 """
 
 from mergebuild.share.lock.drift import drift
-from mergebuild.share.lock.hold import check_portable, hold, hold_outputs, pins, without
+from mergebuild.share.lock.hold import (
+    check_portable,
+    commits,
+    hold,
+    hold_includes,
+    hold_outputs,
+    pins,
+    without,
+)
 from mergebuild.share.lock.make import make_lock
 from mergebuild.share.lock.model import (
     Lock,
@@ -25,8 +33,10 @@ __all__ = [
     "LockedOutput",
     "LockedSource",
     "check_portable",
+    "commits",
     "drift",
     "hold",
+    "hold_includes",
     "hold_outputs",
     "lock_path",
     "lock_text",

@@ -12,8 +12,8 @@ from mergebuild.errors import DriftError, Location, Problem, UsageError, did_you
 from mergebuild.events import Sink, Warned
 from mergebuild.plan import Plan, part_reference
 from mergebuild.recipe import Pin, Recipe, Source
-from mergebuild.share.lock.drift import drift
-from mergebuild.share.lock.make import make_lock, output_content
+from mergebuild.share.lock.drift import drift, drift_of_includes
+from mergebuild.share.lock.make import locked_includes, make_lock, output_content
 from mergebuild.share.lock.model import Lock
 
 
@@ -24,6 +24,19 @@ def pins(lock: Lock) -> dict[str, Pin]:
         for name, source in lock.sources.items()
         if source.commit is not None
     }
+
+
+def commits(lock: Lock) -> dict[str, str]:
+    """What a lock says that references to recipes mean."""
+    return {one.recipe: one.commit for one in lock.includes.values() if one.commit is not None}
+
+
+def hold_includes(recipe: Recipe, lock: Lock) -> None:
+    """Compare the recipes that one includes with its lock, before anything of them is used.
+    Raises DriftError."""
+    problems = list(drift_of_includes(lock, locked_includes(recipe), whole=False))
+    if problems:
+        raise DriftError(*problems)
 
 
 def hold(plan: Plan, lock: Lock, *, locked: bool, sink: Sink) -> None:
@@ -72,8 +85,9 @@ def without(lock: Lock, names: Collection[str], recipe: Recipe | None = None) ->
     if not names:
         return Lock(nodes=lock.nodes, file=lock.file)
     aliases = _aliases(recipe) if recipe is not None else {}
+    included = [one.namespace for one in recipe.included] if recipe is not None else []
     gone = {name for given in names for name in (given, *aliases.get(given, ()))}
-    known = {*lock.sources, *lock.includes, *aliases}
+    known = {*lock.sources, *lock.includes, *aliases, *included}
     for given in names:
         if recipe is not None and given not in known:
             raise UsageError.of(

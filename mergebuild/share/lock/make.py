@@ -17,8 +17,9 @@ from mergebuild.checkpoint.safetensors import INDEX
 from mergebuild.digest import fields_digest
 from mergebuild.events import Hashed, Hashing, Sink, Warned
 from mergebuild.plan import NodePlan, Part, Plan
+from mergebuild.recipe import Recipe
 from mergebuild.share.lock.contents import output_hash
-from mergebuild.share.lock.model import Lock, LockedNode, LockedOutput, LockedSource
+from mergebuild.share.lock.model import Lock, LockedInclude, LockedNode, LockedOutput, LockedSource
 
 MOST_GROUPS: Final = 512
 """More groups of tensors than this are not told apart."""
@@ -46,7 +47,17 @@ def make_lock(plan: Plan, former: Lock | None, *, files: bool, outputs: bool, si
             name: _node(node, plan, former.nodes.get(name), memo if outputs else None, sink)
             for name, node in plan.nodes.items()
         }
-    return Lock(includes={}, sources=sources, nodes=nodes, file=former.file)
+    return Lock(
+        includes=locked_includes(plan.recipe), sources=sources, nodes=nodes, file=former.file
+    )
+
+
+def locked_includes(recipe: Recipe) -> dict[str, LockedInclude]:
+    """What a lock says of the recipes that one includes."""
+    return {
+        one.namespace: LockedInclude(one.recipe.reference, one.recipe.commit, one.sha256)
+        for one in recipe.included
+    }
 
 
 def _files(part: Part, memo: DigestMemo, jobs: int, sink: Sink) -> dict[str, FileHash]:
