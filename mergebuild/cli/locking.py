@@ -22,7 +22,7 @@ def lock(
     recipe: RecipeFile,
     names: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[SOURCE]...", help="With --update: which sources and includes."),
+        typer.Argument(metavar="SOURCE", help="With --update: which sources and includes."),
     ] = None,
     update: Annotated[
         bool, typer.Option("--update", help="Look up anew what revisions mean.")
