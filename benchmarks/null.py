@@ -25,7 +25,7 @@ from benchmarks.report import machine, table
 from benchmarks.runs import command
 
 
-def chain(models: Sequence[Path], nodes: int, out: Path) -> str:
+def chain(models: Sequence[Path], nodes: int) -> str:
     """A recipe where every node merges the one before with a model."""
     lines = ["mergebuild: 1", "name: null", "sources:"]
     lines += [f"  {path.name}: {path}" for path in models]
@@ -42,7 +42,7 @@ def chain(models: Sequence[Path], nodes: int, out: Path) -> str:
             "    dtype: bfloat16",
         ]
         before = f"n{node}"
-    lines += ["outputs:", f"  {before}: {out}"]
+    lines += ["outputs:", f"  {before}: out"]
     return "\n".join(lines) + "\n"
 
 
@@ -50,14 +50,15 @@ def measure(folder: Path, nodes: int, tensors: int, rounds: int) -> list[str]:
     shape = of_tensors(tensors)
     models = make(folder / "models", shape)
     recipe = folder / "recipe.yaml"
-    recipe.write_text(chain(models, nodes, folder / "out"), encoding="utf-8")
+    recipe.write_text(chain(models, nodes), encoding="utf-8")
     program = [sys.executable, "-m", "mergebuild"]
+    here = {"PYTHONPATH": str(ROOT)}
     cache = ["--cache", str(folder / "cache")]
     time.sleep(2.5)  # digests of younger files are not remembered
-    command([*program, "plan", str(recipe), *cache], cwd=ROOT)
-    plans = [command([*program, "plan", str(recipe), *cache], cwd=ROOT) for _ in range(rounds)]
-    first = command([*program, "build", str(recipe), *cache], cwd=ROOT)
-    nulls = [command([*program, "build", str(recipe), *cache], cwd=ROOT) for _ in range(rounds)]
+    command([*program, "plan", str(recipe), *cache], here, folder)
+    plans = [command([*program, "plan", str(recipe), *cache], here, folder) for _ in range(rounds)]
+    first = command([*program, "build", str(recipe), *cache], here, folder)
+    nulls = [command([*program, "build", str(recipe), *cache], here, folder) for _ in range(rounds)]
     return [
         str(nodes),
         str(len(shape.tensors())),

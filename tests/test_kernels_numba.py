@@ -34,10 +34,12 @@ from mergebuild.kernels.operations import (
     Identity,
     LowCounts,
     Random,
+    RankedRandom,
     RowCombination,
     Sparse,
     TaskVectors,
 )
+from mergebuild.kernels.places import Average, Overlap, Toward, Votes
 from mergebuild.kernels.torch import TorchKernels
 from mergebuild.methods import registry
 from mergebuild.methods.declaration import Operands
@@ -124,7 +126,9 @@ MASKS = st.one_of(
     st.builds(AtLeast, st.sampled_from([0.0, 1.0, 0.5, math.inf, math.nan, 1e-45])),
     st.builds(Band, st.sampled_from([0.0, 0.25]), st.sampled_from([0.5, 2.0, math.inf])),
     st.builds(Random, st.sampled_from([0.1, 0.5, 0.9, 1e-12]), st.sampled_from(STREAMS)),
-)
+    st.builds(RankedRandom, st.just(0.5), st.sampled_from([0.15, 0.3]), st.sampled_from(STREAMS),
+              st.booleans()),
+)  # fmt: skip
 SHAPES = st.sampled_from(
     [
         *((), (1,), (2,), (7,), (3, 5), (1, 1), (2, 1, 3), (17, 64), (4097,), (3, 4100)),
@@ -208,6 +212,24 @@ def test_task_vectors(
     assert_same_map(TaskVectors(sparse, False, divisor, scale), tensors, dtype, chunk)
     elected: Any = data.draw(st.sampled_from(["elected", 1.0]))
     assert_same_map(TaskVectors(sparse, True, elected, scale), tensors, dtype, chunk)
+
+
+@several
+@given(operands(least=2), dtypes, chunks, st.data())
+def test_maps_of_places(
+    tensors: list[Tensor], dtype: torch.dtype, chunk: int, data: st.DataObject
+) -> None:
+    count = len(tensors)
+    weights = tuple(data.draw(st.lists(WEIGHTS, min_size=count, max_size=count)))
+    assert_same_map(
+        Average(weights, data.draw(st.sampled_from([3.0, -0.7]))), tensors, dtype, chunk
+    )
+    step = data.draw(st.sampled_from([0.05, 0.0, -0.1, math.inf]))
+    assert_same_map(Toward(step, 1e-6), tensors[:2], dtype, chunk)
+    threshold = data.draw(st.sampled_from([0.0, 0.1, 1e-5]))
+    assert_same_map(Overlap(threshold, weights[1:]), tensors, dtype, chunk)
+    least = data.draw(st.sampled_from([None, 0.0, 0.005, math.inf]))
+    assert_same_map(Votes(weights[1:], 1e-6, least), tensors, dtype, chunk)
 
 
 def solve(gram: Any) -> Any:

@@ -4,8 +4,9 @@ The same bits as torch, the reference, for all that has a loop here; the rest is
 Importing this package imports numba.
 
     jit                                   how loops are compiled and where the code is kept
-    numbers, masks, sums, counts, loops   the loops
-    masking, statistics, maps             operations as arguments of loops
+    numbers, masks, ranks, sums, counts   the loops, and
+    loops, place_loops                    those of maps
+    masking, statistics, maps, place_maps operations as arguments of loops
     bench                                 the buffers, and the way out to other kernels
 """
 

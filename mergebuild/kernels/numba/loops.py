@@ -7,7 +7,7 @@ from typing import Any, Final
 import numpy as np
 
 from mergebuild.kernels.numba.jit import jit
-from mergebuild.kernels.numba.masks import ALL, fill_mask
+from mergebuild.kernels.numba.masks import ALL, GIVEN, fill_mask
 from mergebuild.kernels.numba.numbers import TILE, load, load_vector, store
 
 UNDIVIDED, BY_NUMBER, BY_ELECTED = 0, 1, 2
@@ -109,6 +109,7 @@ def sum_task_vectors(
     bounds: Any,
     streams: Any,
     limits: Any,
+    given: Any,
     factors: Any,
     weights: Any,
     elect: bool,
@@ -133,7 +134,10 @@ def sum_task_vectors(
         for i in range(len(kinds)):
             delta = floats[5 + i]
             load_vector(raw, codes, i, True, start, part, base, delta)
-            if kinds[i] != ALL:
+            if kinds[i] == GIVEN:
+                for j in range(part):
+                    delta[j] = delta[j] * given[i, start + j]
+            elif kinds[i] != ALL:
                 fill_mask(
                     kinds[i], bounds[i], streams[i], limits[i], element + start, delta, part, kept
                 )

@@ -15,8 +15,9 @@ from mergebuild.kernels.numba.loops import (
     combine_rows,
     sum_task_vectors,
 )
-from mergebuild.kernels.numba.masking import arrays, known
-from mergebuild.kernels.numba.numbers import TILE
+from mergebuild.kernels.numba.masking import arrays, given, known
+from mergebuild.kernels.numba.numbers import TILE, rounded
+from mergebuild.kernels.numba.place_maps import write_place
 from mergebuild.kernels.numba.statistics import square, vector_count
 from mergebuild.kernels.numba.sums import gram_rows
 from mergebuild.kernels.operations import (
@@ -57,13 +58,7 @@ def write(operation: Map, bench: NumbaBench) -> int | None:
         assert isinstance(operation, TaskVectors)
         if operation.deltas and known([delta.mask for delta in operation.deltas]):
             return _task_vectors(operation, bench)
-    return None
-
-
-def rounded(values: Any) -> NDArray[np.float32]:
-    """Coefficients, once to float32; too large ones become infinite."""
-    with np.errstate(over="ignore"):
-        return np.asarray(values, np.float64).astype(np.float32)
+    return write_place(operation, bench)
 
 
 def _by_rows(
@@ -116,7 +111,8 @@ def _solved_by_rows(operation: RowCombination, bench: NumbaBench) -> int:
 
 
 def _task_vectors(operation: TaskVectors, bench: NumbaBench) -> int:
-    masks = arrays([delta.mask for delta in operation.deltas])
+    kept = [delta.mask for delta in operation.deltas]
+    masks = arrays(kept)
     division, divisor = UNDIVIDED, 1.0
     if operation.divisor == "elected":
         division = BY_ELECTED if operation.elect else UNDIVIDED
@@ -130,6 +126,7 @@ def _task_vectors(operation: TaskVectors, bench: NumbaBench) -> int:
         masks.bounds,
         masks.streams,
         masks.limits,
+        given(kept, range(len(kept)), bench),
         rounded([delta.factor for delta in operation.deltas]),
         rounded([delta.weight for delta in operation.deltas]),
         operation.elect,

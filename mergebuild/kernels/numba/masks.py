@@ -9,7 +9,8 @@ import numpy as np
 from mergebuild.kernels import random
 from mergebuild.kernels.numba.jit import jit
 
-ALL, NONE, AT_LEAST, BAND, RANDOM = 0, 1, 2, 3, 4
+ALL, NONE, AT_LEAST, BAND, RANDOM, GIVEN = 0, 1, 2, 3, 4, 5
+"""Kinds of masks. One that is given was made before, as whole rows had to be seen."""
 
 _MULTIPLIER_1: Final = np.uint32(random.MULTIPLIER_1)
 _MULTIPLIER_2: Final = np.uint32(random.MULTIPLIER_2)

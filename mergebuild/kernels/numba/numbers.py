@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mergebuild.kernels.numba.jit import jit
 
@@ -135,3 +136,9 @@ def nonfinite(raw: Any, code: int, count: int) -> Any:
             word = np.float32(doubles[j]).view(np.uint32)
             found += (word & np.uint32(0x7F800000)) == np.uint32(0x7F800000)
     return found
+
+
+def rounded(values: Any) -> NDArray[np.float32]:
+    """Coefficients, once to float32; too large ones become infinite."""
+    with np.errstate(over="ignore"):
+        return np.asarray(values, np.float64).astype(np.float32)

@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from mergebuild.kernels.interface import Gathering
 from mergebuild.kernels.numba.counts import HIGH, LOW, count_high, count_low
-from mergebuild.kernels.numba.masking import arrays, known
+from mergebuild.kernels.numba.masking import arrays, given, known
 from mergebuild.kernels.numba.numbers import TILE
 from mergebuild.kernels.numba.sums import (
     LANES,
-    absolute_block,
+    absolute_sums,
     gram_block,
     gram_columns,
     gram_pairs,
@@ -26,8 +26,10 @@ from mergebuild.kernels.operations import (
     HighCounts,
     LowCounts,
     Of,
+    RankedRandom,
     Statistic,
     column_count,
+    row_length,
 )
 
 if TYPE_CHECKING:
@@ -187,25 +189,27 @@ class GatherAbsoluteSums:
 
     def add(self) -> None:
         bench, masks = self._bench, self._masks
-        doubles = bench.scratch("magnitudes", np.float64, 2, min(BLOCK, bench.count))
-        for start in range(0, bench.count, BLOCK):
-            count = min(BLOCK, bench.count - start)
-            for i, delta in enumerate(self._statistic.deltas):
-                absolute_block(
-                    bench.raw,
-                    bench.codes,
-                    delta,
-                    masks.kinds[i],
-                    masks.bounds[i],
-                    masks.streams[i],
-                    masks.limits[i],
-                    bench.start,
-                    start,
-                    count,
-                    bench.floats(3),
-                    doubles,
-                    self._sums[i],
-                )
+        ranked = any(isinstance(mask, RankedRandom) for mask in self._statistic.masks)
+        length = row_length(bench.shape) if ranked else BLOCK
+        doubles = bench.scratch("magnitudes", np.float64, 2, min(length, bench.count))
+        kept = given(self._statistic.masks, self._statistic.deltas, bench)
+        for i, delta in enumerate(self._statistic.deltas):
+            absolute_sums(
+                bench.raw,
+                bench.codes,
+                delta,
+                masks.kinds[i],
+                masks.bounds[i],
+                masks.streams[i],
+                masks.limits[i],
+                kept[i],
+                bench.start,
+                length,
+                bench.count,
+                bench.floats(3),
+                doubles,
+                self._sums[i],
+            )
 
     def value(self) -> list[tuple[float, float]]:
         return [(before, after) for before, after in self._sums.tolist()]

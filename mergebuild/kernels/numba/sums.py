@@ -11,7 +11,7 @@ from typing import Any, Final
 import numpy as np
 
 from mergebuild.kernels.numba.jit import jit
-from mergebuild.kernels.numba.masks import fill_mask
+from mergebuild.kernels.numba.masks import GIVEN, fill_mask
 from mergebuild.kernels.numba.numbers import TILE, load, load_vector, subtract
 from mergebuild.kernels.operations import BLOCK
 
@@ -174,6 +174,7 @@ def absolute_block(
     bounds: Any,
     stream: Any,
     limit: Any,
+    given: Any,
     element: int,
     start: int,
     count: int,
@@ -181,9 +182,9 @@ def absolute_block(
     doubles: Any,
     sums: Any,
 ) -> None:
-    """Add Σ|d| of a block, before and after a mask, to `sums`.
+    """Add Σ|d| of a block or row, before and after a mask, to `sums`.
 
-    Scratch: float32 (3, TILE), float64 (2, BLOCK).
+    Scratch: float32 (3, TILE), float64 (2, count).
     """
     base, values, kept = floats[0], floats[1], floats[2]
     before, after = doubles[0], doubles[1]
@@ -191,7 +192,11 @@ def absolute_block(
         part = min(TILE, count - done)
         load(raw[0], codes[0], start + done, part, base)
         load_vector(raw, codes, delta, True, start + done, part, base, values)
-        fill_mask(kind, bounds, stream, limit, element + start + done, values, part, kept)
+        if kind == GIVEN:
+            for j in range(part):
+                kept[j] = given[start + done + j]
+        else:
+            fill_mask(kind, bounds, stream, limit, element + start + done, values, part, kept)
         first, second = before[done : done + part], after[done : done + part]
         for j in range(part):
             size = abs(np.float64(values[j]))
@@ -201,3 +206,41 @@ def absolute_block(
     fold(after, count, 1)
     sums[0] += before[0]
     sums[1] += after[0]
+
+
+@jit
+def absolute_sums(
+    raw: Any,
+    codes: Any,
+    delta: int,
+    kind: int,
+    bounds: Any,
+    stream: Any,
+    limit: Any,
+    given: Any,
+    element: int,
+    length: int,
+    count: int,
+    floats: Any,
+    doubles: Any,
+    sums: Any,
+) -> None:
+    """`absolute_block` of one block or row of `length` after the other."""
+    for start in range(0, count, length):
+        part = min(length, count - start)
+        absolute_block(
+            raw,
+            codes,
+            delta,
+            kind,
+            bounds,
+            stream,
+            limit,
+            given,
+            element,
+            start,
+            part,
+            floats,
+            doubles,
+            sums,
+        )

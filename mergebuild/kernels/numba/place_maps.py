@@ -1,0 +1,53 @@
+"""The maps of `places` that have loops here."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mergebuild.kernels.numba.numbers import rounded
+from mergebuild.kernels.numba.place_loops import average, overlap, toward, votes
+from mergebuild.kernels.operations import Map
+from mergebuild.kernels.places import Average, Overlap, Toward, Votes
+
+if TYPE_CHECKING:
+    from mergebuild.kernels.numba.bench import NumbaBench
+
+
+def write_place(operation: Map, bench: NumbaBench) -> int | None:
+    """Fill the bench's output and count overflows; None if there is no loop for this map."""
+    raw, codes, count = bench.raw, bench.codes, bench.count
+    match operation:
+        case Average(weights, divisor):
+            by, floats = rounded(divisor), bench.floats(2)
+            return average(
+                raw, codes, rounded(weights), by[()], count, floats, bench.out, bench.code
+            )
+        case Toward(step, floor):
+            by, least = rounded(step), rounded(floor)
+            floats = bench.floats(2)
+            return toward(raw, codes, by[()], least[()], count, floats, bench.out, bench.code)
+        case Overlap(threshold, factors):
+            beyond, floats = rounded(threshold), bench.floats(5)
+            return overlap(
+                raw, codes, beyond[()], rounded(factors), count, floats, bench.out, bench.code
+            )
+        case Votes(weights, floor, least):
+            selects = least is not None
+            bound = np.float32(0.0) if least is None else rounded(least)[()]
+            floats = bench.floats(4 + len(weights))
+            low = rounded(floor)[()]
+            return votes(
+                raw,
+                codes,
+                rounded(weights),
+                low,
+                selects,
+                bound,
+                count,
+                floats,
+                bench.out,
+                bench.code,
+            )
+    return None
