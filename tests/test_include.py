@@ -146,6 +146,21 @@ def test_what_is_shown_builds_the_same(scratch: Scratch) -> None:
     assert "density: 0.125" in varied.stdout
 
 
+def test_a_path_of_an_included_recipe_that_looks_like_the_hub(scratch: Scratch) -> None:
+    kit.write_recipe(
+        scratch.root / "far/x.yaml", TEAM.replace("./base", "deep/base").replace("./math", "m/n/o")
+    )
+    shutil.copytree(scratch.root / "models/base", scratch.root / "far/deep/base")
+    shutil.copytree(scratch.root / "models/math", scratch.root / "far/m/n/o")
+    scratch.write(ONE % "far/x.yaml")
+    plan = scratch.plan()
+    write(scratch.root)
+    assert set(said(scratch.root)["sources"]) == {"./far/deep/base", "./far/m/n/o"}
+    shown = kit.write_recipe(scratch.root / "shown.yaml", resolved_text(plan.recipe))
+    again = mb.plan(shown, cache=scratch.root / "cache")
+    assert key(again, "team.dare") == key(plan, "team.dare")
+
+
 SHOWN = {
     "gradients, filters and text like variables": (
         "mergebuild: 1\nvars: {t: [0, 0.5, 1]}\nseed: 4\nnodes:\n  out:\n"

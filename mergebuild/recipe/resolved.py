@@ -1,12 +1,14 @@
 """A whole recipe in one document: what it includes merged in, variables and aliases filled in,
 defaults spelled out, with a comment where each part comes from.
 
-It is a native recipe that builds the same keys. Must not know files.
+It is a native recipe that builds the same keys. Of files it asks but whether `org/name` in a recipe
+from another folder is a path there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from mergebuild.errors import Location
@@ -47,7 +49,7 @@ class _Called:
 
     def __call__(self, model: ModelRef) -> Any:
         if isinstance(model, Source):
-            return _spelled(model)
+            return _spelled(model, self._recipe)
         body = self._recipe.nodes[model.name].body
         if not isinstance(body, Application):
             return model.name
@@ -58,11 +60,20 @@ class _Called:
         return dict(zip(("model", "lora"), places, strict=True))
 
 
-def _spelled(source: Source) -> Any:
+def _spelled(source: Source, recipe: Recipe) -> Any:
     """A source in full; a bare word, which only mergekit files may say, as the path that it is."""
-    found = spelled(portable(source))
+    found = spelled(_located(portable(source), recipe))
     bare = isinstance(found, str) and "/" not in found and not found.startswith(".")
     return f"./{found}" if bare else found
+
+
+def _located(source: Source, recipe: Recipe) -> Source:
+    """A source that looks like one on the Hub as the path that it is, if there is one."""
+    lora = _located(source.lora, recipe) if source.lora is not None else None
+    place = source.place
+    if source.within and (recipe.directory / source.within / place).exists():
+        place = place if place.startswith(("/", ".", "~")) else f"./{place}"
+    return replace(source, place=place, lora=lora)
 
 
 def _node(node: Node, recipe: Recipe, called: _Called) -> Iterator[str]:
@@ -82,7 +93,7 @@ def _head(recipe: Recipe) -> str:
         lines.append(f"{one.namespace}.* from {_one_line(one.recipe.reference)}{commit}")
     sources = (r for node in recipe.nodes.values() for r in node.references())
     for source in dict.fromkeys(s for s in sources if isinstance(s, Source) and s.alias):
-        lines.append(f"{_one_line(source.alias)} is {_one_line(str(_spelled(source)))}")
+        lines.append(f"{_one_line(source.alias)} is {_one_line(str(_spelled(source, recipe)))}")
     return "".join(f"# {line}\n" for line in lines)
 
 

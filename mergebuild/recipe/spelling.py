@@ -15,6 +15,7 @@ from mergebuild.errors import Location
 from mergebuild.recipe import fields
 from mergebuild.recipe.context import Context, shown
 from mergebuild.recipe.model import Source
+from mergebuild.recipe.names import REPO
 from mergebuild.recipe.tree import Leaf, Tree
 
 REFERENCE_KEYS: Final = ("model", "path", "revision", "lora")
@@ -49,9 +50,9 @@ def read(tree: Tree, what: str, ctx: Context) -> Source | None:
 
 
 def from_root(within: str, place: str) -> str:
-    """A place that is relative to the folder `within`, relative to the first recipe's: only what
-    is plainly a path; `org/name` may mean the Hub."""
-    if not place.startswith("."):
+    """A place that is relative to the folder `within`, relative to the first recipe's. What may
+    mean the Hub, `org/name`, stays as it is."""
+    if place.startswith(("/", "~")) or REPO.fullmatch(place):
         return place
     joined = posixpath.normpath(posixpath.join(within, place))
     return joined if joined == ".." or joined.startswith("../") else f"./{joined}"
