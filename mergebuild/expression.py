@@ -9,15 +9,22 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import NamedTuple, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from mergebuild.digest import FieldValue, fields_digest
 from mergebuild.methods.declaration import Arguments
 
+ROWS_VERSION: Final = 1
+"""Part of every key of a view of rows: to be raised when its values change.
+
+1: rows as they are; means of rows summed in float64 in their order, rounded once to float32.
+"""
+
 
 @dataclass(frozen=True, slots=True)
 class Operand:
-    """A tensor that is read: `tensor` of the source or node called `model`.
+    """A tensor that is read: `tensor` of the source or node called `model`, or what stands in its
+    place: a view.
 
     `shape` is given where it is read whole, and may be another than the result's.
     """
@@ -27,6 +34,20 @@ class Operand:
     key: str
     dtype: str
     shape: tuple[int, ...] | None = field(default=None, compare=False)
+    view: RowsView | None = None
+
+    @property
+    def read(self) -> tuple[Operand, ...]:
+        """What is read for it: itself, or what its view is made of."""
+        return (self,) if self.view is None else self.view.parts
+
+
+@dataclass(frozen=True, slots=True)
+class RowsView:
+    """A matrix put together from rows of `parts`, as the row table with the digest `table` says."""
+
+    table: str
+    parts: tuple[Operand, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +112,22 @@ def fields(expression: Expression) -> Iterator[Field]:
             yield Field(name, value)
     if expression.stream is not None:
         yield Field("stream", expression.stream, None, True)
+
+
+def view_fields(view: RowsView, dtype: str) -> Iterator[Field]:
+    """Everything that a view, read in `dtype`, depends on; subjects are its parts."""
+    yield Field("operation", "rows")
+    yield Field("version", ROWS_VERSION)
+    yield Field("dtype", dtype)
+    yield Field("rows", view.table)
+    for index, part in enumerate(view.parts):
+        yield Field("content", part.key, index)
+
+
+def view_key(view: RowsView, dtype: str) -> str:
+    """The key of what a view shows."""
+    found = view_fields(view, dtype)
+    return fields_digest("derived", ((_label(f.name, f.subject), f.value) for f in found))
 
 
 FormField: TypeAlias = tuple[str, int | None, type, FieldValue]

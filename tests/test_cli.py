@@ -94,7 +94,7 @@ def test_nothing_to_compute_imports_no_torch_and_writes_nothing(
         "from mergebuild.cli import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
-        "print(*sorted({'torch', 'numpy', 'transformers'} & set(sys.modules)))"
+        "print(*sorted({'torch', 'numpy', 'tokenizers', 'transformers'} & set(sys.modules)))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code],

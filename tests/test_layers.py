@@ -22,6 +22,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("site",),
     ("checkpoint",),
     ("include",),
+    ("vocabulary",),
     ("graph",),
     ("cache",),
     ("plan",),
@@ -42,6 +43,7 @@ ONLY: dict[str, tuple[str, ...]] = {
     "methods": ("kernels",),
     "recipe": ("methods.declaration",),
     "checkpoint": (),
+    "vocabulary": ("checkpoint",),
     "graph": ("recipe",),
     "include": ("recipe", "checkpoint"),
     "site": ("recipe",),
@@ -55,6 +57,7 @@ THIRD_PARTIES: dict[str, tuple[str, ...]] = {
     "numba": ("kernels",),
     "numpy": ("kernels",),
     "rich": ("console", "report"),
+    "tokenizers": (),
     "torch": ("kernels",),
     "typer": ("cli",),
     "xxhash": ("digest", "checkpoint", "engine"),
@@ -62,6 +65,7 @@ THIRD_PARTIES: dict[str, tuple[str, ...]] = {
 }
 LAZILY: dict[str, tuple[str, ...]] = {
     "huggingface_hub": ("checkpoint", "share"),
+    "tokenizers": ("vocabulary",),
     "torch": ("methods",),
     "numpy": ("methods",),
 }

@@ -18,7 +18,7 @@ from typing import Any, Final
 from mergebuild.checkpoint.dtypes import itemsize
 from mergebuild.digest import bytes_digest, fields_digest
 from mergebuild.errors import CheckpointError
-from mergebuild.expression import Expression, Operand
+from mergebuild.expression import Expression, Operand, RowsView
 
 MANIFEST: Final = "mergebuild.json"
 SCHEMA: Final = 1
@@ -119,7 +119,7 @@ def to_text(manifest: Manifest) -> bytes:
             "size": record.size,
             "digest": record.digest,
             "by": forms.setdefault(form, len(forms)),
-            "from": [[o.model, o.tensor, o.key, o.dtype] for o in expression.operands],
+            "from": [_operand_json(operand) for operand in expression.operands],
             **({"stream": expression.stream} if expression.stream else {}),
         }
     head = {
@@ -138,6 +138,21 @@ def to_text(manifest: Manifest) -> bytes:
     lines.append(' "tensors": {\n' + ",\n".join(rows) + "\n }")
     text = ("{\n" + ",\n".join(lines)).encode()
     return text + _seal(text)
+
+
+def _operand_json(operand: Operand) -> list[Any]:
+    plain: list[Any] = [operand.model, operand.tensor, operand.key, operand.dtype]
+    if operand.view is not None:
+        plain.append({"rows": operand.view.table, "of": [*map(_operand_json, operand.view.parts)]})
+    return plain
+
+
+def _operand(data: Sequence[Any]) -> Operand:
+    model, tensor, key, dtype = map(str, data[:4])
+    view = None
+    if len(data) > 4:
+        view = RowsView(str(data[4]["rows"]), tuple(map(_operand, data[4]["of"])))
+    return Operand(model, tensor, key, dtype, view=view)
 
 
 def _seal(text: bytes) -> bytes:
@@ -198,10 +213,7 @@ def _from_json(data: Any) -> Manifest:
         expression = Expression(
             method=method,
             version=version,
-            operands=tuple(
-                Operand(str(model), str(tensor), str(key), str(dtype))
-                for model, tensor, key, dtype in entry["from"]
-            ),
+            operands=tuple(map(_operand, entry["from"])),
             base=base,
             arguments=arguments,
             dtype=str(entry["dtype"]),

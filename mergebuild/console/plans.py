@@ -7,7 +7,7 @@ from typing import Any
 
 from mergebuild.checkpoint.hub import Snapshot
 from mergebuild.console.words import listing, plural, size
-from mergebuild.expression import fields
+from mergebuild.expression import Operand, RowsView, fields, view_fields
 from mergebuild.plan import NodePlan, Plan, Reason
 from mergebuild.plan.costs import read_bytes, written_bytes
 from mergebuild.plan.reasons import value_text
@@ -113,13 +113,15 @@ def explain_tensor(plan: Plan, name: str, tensor: str) -> str:
     outline = node.outline.tensors[tensor]
     lines = [f"{tensor} of {name}", f"  {'key':<24} {outline.key}"]
     for field in fields(expression):
-        subject = ""
+        subject, operand = "", None
         if field.subject is not None:
             operand = expression.operands[field.subject]
             subject = f" of '{operand.model}'"
             if field.name == "content":
                 subject += f" ({operand.tensor})"
         lines.append(f"  {field.name + subject:<24} {value_text(field.value)}")
+        if field.name == "content" and operand is not None and operand.view is not None:
+            lines.extend(_view(node, operand, operand.view))
     if node.outline.layout.split(tensor)[0] is None:
         lines.append("  it is in no layer: gradients are taken at t = 0")
     if expression.unchanged:
@@ -132,6 +134,17 @@ def explain_tensor(plan: Plan, name: str, tensor: str) -> str:
         )
         lines.append(f"  it will be {how}")
     return "\n".join(lines)
+
+
+def _view(node: NodePlan, operand: Operand, view: RowsView) -> Iterator[str]:
+    """What a view is made of, from the walker that makes its key."""
+    for field in view_fields(view, operand.dtype):
+        label = field.name
+        if field.subject is not None:
+            part = view.parts[field.subject]
+            read = node.tables[view.table].reads[field.subject]
+            label += f" of '{part.model}' ({part.tensor}, {plural(read, 'row')})"
+        yield f"    {label:<22} {value_text(field.value)}"
 
 
 def plan_json(plan: Plan) -> dict[str, Any]:

@@ -197,10 +197,8 @@ class Run:
         node = self._plan.nodes[name]
         if tensor in node.reuse:
             return
-        for operand in {
-            (node.models[o.model], o.tensor) for o in node.expressions[tensor].operands
-        }:
-            reference, read = operand
+        operands = node.expressions[tensor].operands
+        for reference, read in {(node.models[p.model], p.tensor) for o in operands for p in o.read}:
             if isinstance(reference, NodeRef) and self._tally.read((reference.name, read)):
                 self._places.release(reference.name, read)
 

@@ -6,10 +6,8 @@ from collections.abc import Callable, Mapping
 
 from mergebuild.cache import Unsound
 from mergebuild.cache.content import tensor_content
-from mergebuild.checkpoint.reader import Reader, changed
-from mergebuild.engine.derived import DerivedReader
-from mergebuild.engine.memory import Held
-from mergebuild.engine.places import Places, Writer
+from mergebuild.checkpoint.reader import changed
+from mergebuild.engine.places import Places, Readable, Writer
 from mergebuild.errors import BuildError, CheckpointError
 from mergebuild.expression import Expression
 from mergebuild.kernels import Kernels
@@ -78,7 +76,7 @@ def compute_tensor(
     finite, unless that is allowed.
     """
     expression = node.expressions[tensor]
-    readers = [places.reader(node, o.model, o.tensor) for o in expression.operands]
+    readers = [places.operand(node, o, expression.shape) for o in expression.operands]
     if expression.unchanged:
         return _copy(readers[0], writer)
     if expression.method in OPERATIONS:
@@ -118,7 +116,7 @@ def operands_of(expression: Expression) -> Operands:
     return Operands(len(expression.operands), expression.base, expression.shape, streams)
 
 
-def _copy(reader: Reader | DerivedReader | Held, writer: Writer) -> str:
+def _copy(reader: Readable, writer: Writer) -> str:
     """Copy raw bytes, in the reader's dtype."""
     size = reader.nbytes // writer.itemsize
     step = max(1, _BLOCK // writer.itemsize)

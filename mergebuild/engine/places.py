@@ -10,6 +10,7 @@ import os
 import tempfile
 from dataclasses import dataclass
 from threading import Event, Lock
+from typing import TypeAlias
 
 from mergebuild.cache import Region, Unsound
 from mergebuild.cache.content import tensor_content
@@ -22,11 +23,16 @@ from mergebuild.engine.memory import Held, Memory
 from mergebuild.engine.operations import Operations
 from mergebuild.engine.resume import staged_reader
 from mergebuild.engine.ring import Landing, Ring, Stream, Target
+from mergebuild.engine.rows import RowsReader
 from mergebuild.errors import CheckpointError
+from mergebuild.expression import Operand
 from mergebuild.files import make_directories
 from mergebuild.plan import NodePlan, Plan
 from mergebuild.plan.costs import tensor_bytes
 from mergebuild.recipe import NodeRef
+
+Readable: TypeAlias = Reader | DerivedReader | Held | RowsReader
+"""Whatever a tensor is read from."""
 
 
 @dataclass(slots=True)
@@ -123,6 +129,13 @@ class Places:
                     os.close(descriptor)
                     raise
         return descriptor
+
+    def operand(self, node: NodePlan, operand: Operand, shape: tuple[int, ...]) -> Readable:
+        """What `node` reads as an operand of this shape. Raises as `reader` does."""
+        if operand.view is None:
+            return self.reader(node, operand.model, operand.tensor)
+        parts = [self.reader(node, part.model, part.tensor) for part in operand.view.parts]
+        return RowsReader(parts, node.tables[operand.view.table], operand.dtype, shape)
 
     def reader(self, node: NodePlan, model: str, tensor: str) -> Reader | DerivedReader | Held:
         """A tensor that `node` calls `tensor` of `model`.

@@ -66,7 +66,8 @@ def _needs(task: Task, plan: Plan, mine: set[Task]) -> tuple[Task, ...]:
         return ()
     found: dict[Task, None] = {}
     for operand in node.expressions[tensor].operands:
-        model = node.models[operand.model]
-        if isinstance(model, NodeRef) and (model.name, operand.tensor) in mine:
-            found[model.name, operand.tensor] = None
+        for part in operand.read:
+            model = node.models[part.model]
+            if isinstance(model, NodeRef) and (model.name, part.tensor) in mine:
+                found[model.name, part.tensor] = None
     return tuple(found)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from fractions import Fraction
 from math import prod
 
 from mergebuild.checkpoint.dtypes import itemsize
+from mergebuild.expression import Operand
 from mergebuild.operations import EXTRACT
 from mergebuild.plan.model import Costs, NodePlan
 from mergebuild.plan.outline import TensorOutline
@@ -28,17 +30,27 @@ def read_bytes(node: NodePlan, nodes: Mapping[str, NodePlan]) -> int:
     whole: set[tuple[str, str]] = set()
     for name in sorted(node.compute):
         for operand in node.expressions[name].operands:
-            model = node.models[operand.model]
-            if isinstance(model, NodeRef) and nodes[model.name].wanted:
-                continue
             shape = node.expressions[name].shape
             if operand.shape is not None:  # read once for all that is made of it
-                shape = () if (operand.model, operand.tensor) in whole else operand.shape
-                whole.add((operand.model, operand.tensor))
-                if not shape:
+                if (operand.model, operand.tensor) in whole:
                     continue
-            total += prod(shape) * itemsize(operand.dtype)
+                whole.add((operand.model, operand.tensor))
+                shape = operand.shape
+            for part, share in _shares(node, operand):
+                model = node.models[part.model]
+                if not (isinstance(model, NodeRef) and nodes[model.name].wanted):
+                    total += int(prod(shape) * share) * itemsize(part.dtype)
     return total
+
+
+def _shares(node: NodePlan, operand: Operand) -> Iterator[tuple[Operand, Fraction]]:
+    """What is read for an operand, and which share of as many elements as it has."""
+    if operand.view is None:
+        yield operand, Fraction(1)
+        return
+    table = node.tables[operand.view.table]
+    for part, rows in zip(operand.view.parts, table.reads, strict=True):
+        yield part, Fraction(rows, len(table))
 
 
 def whole_bytes(node: NodePlan) -> int:

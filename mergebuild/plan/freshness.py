@@ -101,6 +101,7 @@ class Decisions:
             outline=outline,
             expressions=outlined.expressions,
             models=outlined.models,
+            tables=outlined.tables,
             key=key,
             state=state,
             reasons=self._reasons(name, key) if wanted and stored else (),
@@ -118,9 +119,10 @@ class Decisions:
     def _demand(self, outlined: Outlined, compute: Collection[str]) -> None:
         for name in compute:
             for operand in outlined.expressions[name].operands:
-                model = outlined.models[operand.model]
-                if isinstance(model, NodeRef):
-                    self._demanded[model.name].add(operand.tensor)
+                for part in operand.read:
+                    model = outlined.models[part.model]
+                    if isinstance(model, NodeRef):
+                        self._demanded[model.name].add(part.tensor)
 
     def _reuse(
         self, outlined: Outlined, needed: Collection[str], anew: bool
@@ -136,7 +138,7 @@ class Decisions:
             expression = outlined.expressions[name]
             if keys[name] in cached:
                 found[name] = cached[keys[name]]
-            elif expression.unchanged:
+            elif expression.unchanged and expression.operands[0].view is None:
                 operand = expression.operands[0]
                 model = outlined.models[operand.model]
                 if isinstance(model, Source) and operand.tensor not in self._leaves[model].derived:

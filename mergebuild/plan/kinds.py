@@ -10,11 +10,16 @@ from mergebuild.plan.extraction import outline_extraction
 from mergebuild.plan.mixture import outline_mixture
 from mergebuild.plan.node import Outlined, outline_node
 from mergebuild.plan.outline import Outline
+from mergebuild.plan.vocabularies import Vocabularies
 from mergebuild.recipe import Application, Extraction, Mixture, ModelRef, Node
 
 
 def outline_any(
-    node: Node, methods: Mapping[str, Method], outlines: Mapping[ModelRef, Outline], native: bool
+    node: Node,
+    methods: Mapping[str, Method],
+    outlines: Mapping[ModelRef, Outline],
+    vocabularies: Vocabularies,
+    native: bool,
 ) -> Outlined:
     """Everything about a node that is known before anything is computed. Raises RecipeError."""
     match node.body:
@@ -24,4 +29,4 @@ def outline_any(
             return outline_mixture(node, body, methods, outlines)
         case Application() as body:
             return outline_application(node, body, methods, outlines)
-    return outline_node(node, methods, outlines, native)
+    return outline_node(node, methods, outlines, vocabularies, native)

@@ -19,12 +19,13 @@ from mergebuild.checkpoint.mixtures import (
     misfit,
     mixture_config,
 )
+from mergebuild.checkpoint.side_files import CONFIG
 from mergebuild.checkpoint.stacks import Stack, ties
 from mergebuild.errors import Location, RecipeError
 from mergebuild.expression import Expression, Operand, tensor_key
 from mergebuild.methods.declaration import Method
 from mergebuild.plan.gates import Router, router
-from mergebuild.plan.node import CONFIG, Outlined, config_file, config_text
+from mergebuild.plan.node import Outlined, config_file, config_text
 from mergebuild.plan.outline import Outline, TensorOutline, make_outline
 from mergebuild.plan.resolve import Remarks, some
 from mergebuild.plan.sizes import shape_text

@@ -22,6 +22,7 @@ from mergebuild.expression import Expression
 from mergebuild.plan.outline import Outline
 from mergebuild.recipe import ModelRef, Node, Recipe, Source
 from mergebuild.recipe.spelling import from_root
+from mergebuild.vocabulary.rows import RowTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,13 +143,15 @@ class NodePlan:
     `compute` are the tensors whose key is cached nowhere, `reuse` where the others lie; `linked`
     are whole shards that are in the cache as they are. `wanted` says whether this run builds it,
     `stored` whether it becomes a checkpoint in the cache or exists in flight only.
-    `models` maps how operands call a model to the model.
+    `models` maps how operands call a model to the model, `tables` the digests in views to the
+    row tables.
     """
 
     node: Node
     outline: Outline
     expressions: Mapping[str, Expression]
     models: Mapping[str, ModelRef]
+    tables: Mapping[str, RowTable]
     key: str
     state: State
     reasons: tuple[Reason, ...]

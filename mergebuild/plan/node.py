@@ -4,30 +4,33 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from math import prod
-from typing import Final
 
 from mergebuild.checkpoint.config import output_config
 from mergebuild.checkpoint.depth import Depth
 from mergebuild.checkpoint.dtypes import is_floating, itemsize
 from mergebuild.checkpoint.layer_rules import Unsayable
+from mergebuild.checkpoint.side_files import CONFIG
 from mergebuild.checkpoint.stacks import head_and_embedding, ties
 from mergebuild.digest import bytes_digest
 from mergebuild.errors import RecipeError
 from mergebuild.expression import Expression, tensor_key
 from mergebuild.methods.declaration import Method
-from mergebuild.plan.cast import Cast, Misfit, cast_of, pattern_of
+from mergebuild.plan.arrangement import Arrangement
+from mergebuild.plan.belongings import belongings_of
+from mergebuild.plan.cast import Misfit, Participant, cast_of, pattern_of
 from mergebuild.plan.naming import Naming, naming_of
 from mergebuild.plan.outline import Outline, SideFile, TensorOutline, make_outline
 from mergebuild.plan.resolve import Remarks, Resolver, some
 from mergebuild.plan.rows import depths
 from mergebuild.plan.slots import Slot, slots
+from mergebuild.plan.target import find_target
+from mergebuild.plan.vocabularies import Vocabularies
 from mergebuild.recipe import ModelRef, Node, Parameters
 from mergebuild.recipe.values import matches
-
-CONFIG: Final = "config.json"
+from mergebuild.vocabulary.rows import RowTable
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,26 +41,33 @@ class Outlined:
     expressions: Mapping[str, Expression]
     models: Mapping[str, ModelRef]
     notes: tuple[str, ...]
+    tables: Mapping[str, RowTable] = field(default_factory=dict)
 
 
 def outline_node(
-    node: Node, methods: Mapping[str, Method], outlines: Mapping[ModelRef, Outline], native: bool
+    node: Node,
+    methods: Mapping[str, Method],
+    outlines: Mapping[ModelRef, Outline],
+    vocabularies: Vocabularies,
+    native: bool,
 ) -> Outlined:
     """Everything about a node that is known before anything is computed.
 
     Raises RecipeError with every misfit between the node and its inputs.
     """
     method = methods[node.method]
-    _refuse_vocabulary(node)
     pattern = outlines[pattern_of(node, method)]
     namings = {model: naming_of(outlines[model], pattern) for model in node.references()}
     groups = [
         [cast_of(node, module, part, method, namings) for part in module.slices]
         for module in node.modules
     ]
-    _refuse_strangers(node, pattern, namings)
+    inputs = {p.model: p for group in groups for cast in group for p in cast.participants}
+    _refuse_strangers(node, pattern, {model: p.naming for model, p in inputs.items()})
+    target = find_target(node, inputs, namings, vocabularies)
+    arrangement = Arrangement(target) if target is not None else None
     remarks = Remarks()
-    resolver = Resolver(node, method, methods["passthrough"], native, remarks)
+    resolver = Resolver(node, method, methods["passthrough"], native, remarks, arrangement)
     expressions: dict[str, Expression] = {}
     try:
         found = list(slots(node, groups, remarks.note))
@@ -73,25 +83,36 @@ def outline_node(
         raise RecipeError(*remarks.errors(node))
     if not expressions:
         raise RecipeError.of(f"node '{node.name}': its inputs have no tensors", at=node.at)
-    for warning in (*_unmatched(node, found, native), *_structure(groups, pattern)):
-        remarks.note(warning, "")
+    belongings = belongings_of(node, pattern, inputs.values(), target, vocabularies)
+    notes = (*_unmatched(node, found, native), *_structure(inputs.values(), pattern))
+    for note in (
+        *notes,
+        *belongings.notes,
+        *(arrangement.notes() if arrangement is not None else ()),
+    ):
+        remarks.note(note, "")
     tensors = {
         name: TensorOutline(tensor_key(e), e.dtype, e.shape)
         for name, e in sorted(expressions.items())
     }
-    config = config_text(node, pattern, tensors, moved)
+    config = config_text(node, replace(pattern, config=belongings.config), tensors, moved)
     outline = make_outline(
         name=node.name,
         tensors=tensors,
         config=json.loads(config) if config is not None else None,
-        side_files=(*config_file(config), *(f for f in pattern.side_files if f.name != CONFIG)),
+        side_files=(*config_file(config), *belongings.files.values()),
     )
-    models = {str(p.model): p.model for group in groups for c in group for p in c.participants}
-    notes = tuple(
-        f"{message} ({some(names)})" if names[0] else message
-        for message, names in remarks.notes.items()
+    speakers = target.speakers if target is not None else ()
+    return Outlined(
+        outline=outline,
+        expressions=expressions,
+        models={str(model): model for model in (*inputs, *(s.model for s in speakers))},
+        tables=arrangement.tables if arrangement is not None else {},
+        notes=tuple(
+            f"{message} ({some(names)})" if names[0] else message
+            for message, names in remarks.notes.items()
+        ),
     )
-    return Outlined(outline, expressions, models, notes)
 
 
 def _refuse_strangers(node: Node, pattern: Outline, namings: Mapping[ModelRef, Naming]) -> None:
@@ -158,26 +179,6 @@ def config_file(config: bytes | None) -> Iterator[SideFile]:
         yield SideFile(CONFIG, bytes_digest(config), len(config), data=config)
 
 
-def _refuse_vocabulary(node: Node) -> None:
-    tokenizer = node.tokenizer
-    if tokenizer is not None and not (
-        tokenizer.source in (None, "base", node.base)
-        and not tokenizer.tokens
-        and tokenizer.pad_to_multiple_of is None
-    ):
-        raise RecipeError.of(
-            f"node '{node.name}': only the base's tokenizer can be kept so far",
-            at=tokenizer.at,
-            hint="merge models of one vocabulary, with `tokenizer_source: base` or without it",
-        )
-    if node.chat_template is not None:
-        raise RecipeError.of(
-            f"node '{node.name}': 'chat_template' is not supported yet",
-            at=node.at,
-            hint="the base's chat template is kept if the key is left out",
-        )
-
-
 def _unmatched(node: Node, found: Sequence[Slot], native: bool) -> Iterator[str]:
     """A warning for every filter that matches no tensor."""
     names = {slot.name for slot in found}
@@ -194,11 +195,10 @@ def _unmatched(node: Node, found: Sequence[Slot], native: bool) -> Iterator[str]
                     )
 
 
-def _structure(groups: Sequence[Sequence[Cast]], pattern: Outline) -> Iterator[str]:
+def _structure(inputs: Iterable[Participant], pattern: Outline) -> Iterator[str]:
     """What the user should know of the inputs themselves."""
-    participants = {str(p.model): p for group in groups for c in group for p in c.participants}
-    for name, participant in participants.items():
-        naming = participant.naming
+    for participant in inputs:
+        name, naming = str(participant.model), participant.naming
         if naming.layout.mismatch is not None:
             yield f"'{name}': {naming.layout.mismatch}"
         for own, output, count in naming.rules:

@@ -13,6 +13,7 @@ from typing import Any
 
 from mergebuild.checkpoint.stacks import ModelLayout, find_layout, head_and_embedding, ties
 from mergebuild.digest import fields_digest
+from mergebuild.expression import RowsView
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,13 +21,15 @@ class TensorOutline:
     """One tensor; `key` says what its bytes are.
 
     `counts_as` is its dtype where that of an output follows from its inputs: a derived tensor is
-    read as float32, and still makes a bfloat16 model none of float32.
+    read as float32, and still makes a bfloat16 model none of float32. `view` is what stands in its
+    place where its user has another vocabulary.
     """
 
     key: str
     dtype: str
     shape: tuple[int, ...]
     counts_as: str | None = None
+    view: RowsView | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,7 @@ from mergebuild.plan.leaves import open_leaves
 from mergebuild.plan.model import Plan, Settings
 from mergebuild.plan.node import Outlined
 from mergebuild.plan.outline import Outline
+from mergebuild.plan.vocabularies import Vocabularies
 from mergebuild.recipe import ModelRef, NodeRef, Recipe, Source
 
 
@@ -96,12 +97,13 @@ def _outline_all(
     outlines = dict(leaves)
     outlined: dict[str, Outlined] = {}
     problems: list[Problem] = []
+    vocabularies = Vocabularies()
     for name in order:
         node = recipe.nodes[name]
         if any(r not in outlines for r in node.references()):
             continue
         try:
-            outlined[name] = outline_any(node, methods, outlines, recipe.native)
+            outlined[name] = outline_any(node, methods, outlines, vocabularies, recipe.native)
         except RecipeError as error:
             problems.extend(error.problems)
         else:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 
 from mergebuild.cache import Manifest
-from mergebuild.expression import Expression, Field, fields
+from mergebuild.expression import Expression, Field, Operand, fields, view_fields
 from mergebuild.plan.model import Reason
 from mergebuild.plan.outline import SideFile
 
@@ -24,7 +24,32 @@ def differences(old: Expression, new: Expression) -> Iterator[tuple[str, str]]:
         was, now = before.get(place), after.get(place)
         if was is not None and now is not None and was.value == now.value:
             continue
-        yield _label(now or was, new if now else old), _change(was, now)
+        if (
+            was is not None
+            and now is not None
+            and now.name == "content"
+            and now.subject is not None
+        ):
+            yield from _contents(old.operands[now.subject], new.operands[now.subject])
+        else:
+            yield _label(now or was, new if now else old), _change(was, now)
+
+
+def _contents(old: Operand, new: Operand) -> Iterator[tuple[str, str]]:
+    """How the content of an operand differs; of views what they are made of is compared."""
+    if old.view is None or new.view is None:
+        what = "content" if old.view is new.view else "vocabulary"
+        yield f"{what} of '{new.model}'", "changed"
+        return
+    before = {(f.name, f.subject): f.value for f in view_fields(old.view, old.dtype)}
+    after = {(f.name, f.subject): f.value for f in view_fields(new.view, new.dtype)}
+    said: dict[str, None] = {}
+    for name, subject in dict.fromkeys([*after, *before]):
+        if before.get((name, subject)) != after.get((name, subject)):
+            view = new.view if (name, subject) in after else old.view
+            own = new.model if subject is None else view.parts[subject].model
+            said[f"content of '{own}'" if name == "content" else f"{name} of '{own}'"] = None
+    yield from ((label, "changed") for label in said)
 
 
 def changes(
@@ -38,7 +63,7 @@ def changes(
         if record is None:
             found.setdefault("new tensors", []).append(name)
             continue
-        for label, change in differences(record.expression, expression):
+        for label, change in dict.fromkeys(differences(record.expression, expression)):
             found.setdefault(label, []).append(name)
             shown.setdefault(label, set()).add(change)
     gone = [name for name in previous.tensors if name not in expressions]

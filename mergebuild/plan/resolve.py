@@ -21,6 +21,7 @@ from mergebuild.methods.declaration import (
     Parameter,
     Scope,
 )
+from mergebuild.plan.arrangement import Arrangement, UnknownRowError
 from mergebuild.plan.cast import Participant
 from mergebuild.plan.outline import TensorOutline
 from mergebuild.plan.sizes import Shapes, sizes_table
@@ -78,15 +79,20 @@ class Resolver:
     passthrough: Method
     native: bool
     remarks: Remarks
+    arrangement: Arrangement | None = None
     _conditions: dict[Place, tuple[Condition, ...]] = field(default_factory=dict)
 
     def expression(self, slot: Slot) -> Expression | None:
         """The expression for a slot; None where a remark says why there is none."""
-        present = [
-            (participant, participant.outline.tensors[name], name)
-            for participant, name in zip(slot.cast.participants, slot.names, strict=True)
-            if name is not None
-        ]
+        try:
+            present = [
+                (participant, self._tensor(slot, participant, name), name)
+                for participant, name in zip(slot.cast.participants, slot.names, strict=True)
+                if name is not None
+            ]
+        except UnknownRowError as error:
+            self.remarks.problem(str(error), slot.name, error.at, error.hint)
+            return None
         if len(present) < len(slot.names):
             if self.node.missing == "error":
                 lacking = next(
@@ -115,6 +121,13 @@ class Resolver:
             self.remarks.sizes[slot.name] = {str(p.model): t.shape for p, t, _ in present}
             return None
         return self._merged(slot, present)
+
+    def _tensor(self, slot: Slot, participant: Participant, name: str) -> TensorOutline:
+        """What a participant brings, in the vocabulary of the node."""
+        tensor = participant.outline.tensors[name]
+        if self.arrangement is None:
+            return tensor
+        return self.arrangement.tensor(participant.model, name, tensor, slot.name)
 
     def _present(
         self, slot: Slot, present: list[tuple[Participant, TensorOutline, str]]
@@ -145,11 +158,10 @@ class Resolver:
         self, slot: Slot, participant: Participant, tensor: TensorOutline, name: str
     ) -> Expression:
         dtype = self._dtype([tensor]) if is_floating(tensor.dtype) else tensor.dtype
-        operand = Operand(str(participant.model), name, tensor.key, tensor.dtype)
         return Expression(
             method=self.passthrough.name,
             version=self.passthrough.version,
-            operands=(operand,),
+            operands=(_operand(participant, tensor, name),),
             base=False,
             arguments={"scale": (None,)},
             dtype=dtype,
@@ -202,7 +214,7 @@ class Resolver:
         made = Expression(
             method=self.method.name,
             version=self.method.version,
-            operands=tuple(Operand(str(p.model), n, t.key, t.dtype) for p, t, n in present),
+            operands=tuple(_operand(*entry) for entry in present),
             base=base,
             arguments=arguments,
             dtype=self._dtype([tensor for _, tensor, _ in present]),
@@ -249,6 +261,10 @@ class Resolver:
     def _dtype(self, tensors: Sequence[TensorOutline]) -> str:
         declared = self.node.out_dtype or self.node.dtype
         return declared or promote([tensor.counts_as or tensor.dtype for tensor in tensors])
+
+
+def _operand(participant: Participant, tensor: TensorOutline, name: str) -> Operand:
+    return Operand(str(participant.model), name, tensor.key, tensor.dtype, view=tensor.view)
 
 
 def _typed(parameter: Parameter, value: Argument) -> Argument:

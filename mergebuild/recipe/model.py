@@ -136,12 +136,14 @@ class TokenRule:
 
 @dataclass(frozen=True, slots=True)
 class Tokenizer:
-    """`tokenizer_source` (then only `source` is set) or `tokenizer`, as written."""
+    """`tokenizer_source` (then only `source` is set) or `tokenizer`, as written. `base` is the
+    node's where its method has no use for one: it still says which tokens and rows go first."""
 
     source: ModelRef | Literal["base", "union"] | None
     tokens: Mapping[str, TokenRule]
     pad_to_multiple_of: int | None
     at: Location
+    base: ModelRef | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,9 +246,9 @@ class Node:
                 for entry in part.inputs:
                     yield entry.model
         if self.tokenizer is not None:
-            source = self.tokenizer.source
-            if source is not None and not isinstance(source, str):
-                yield source
+            for said in (self.tokenizer.base, self.tokenizer.source):
+                if said is not None and not isinstance(said, str):
+                    yield said
             for rule in self.tokenizer.tokens.values():
                 if rule.model is not None:
                     yield rule.model

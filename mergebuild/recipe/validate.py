@@ -24,7 +24,6 @@ from mergebuild.recipe.model import (
     Parameters,
     Slice,
     Source,
-    Tokenizer,
 )
 from mergebuild.recipe.names import REPO
 
@@ -53,10 +52,9 @@ def _without_base(node: Node, method: Method, ctx: Context) -> Node:
             said = f"'{method.name}' has no base: '{base}' is left out"
             ctx.warn(said, base.at, "to merge it, list it under 'models:'")
     tokenizer = node.tokenizer
-    if node.base is not None and tokenizer is not None and tokenizer.source == "base":
-        tokenizer = Tokenizer(
-            node.base, tokenizer.tokens, tokenizer.pad_to_multiple_of, tokenizer.at
-        )
+    if tokenizer is not None and node.base is not None:
+        source = node.base if tokenizer.source == "base" else tokenizer.source
+        tokenizer = replace(tokenizer, source=source, base=node.base)
     modules = tuple(
         replace(module, slices=tuple(replace(part, base=None) for part in module.slices))
         for module in node.modules

@@ -47,7 +47,7 @@ def configuration(node: Node, spell: Spell = str) -> dict[str, Any]:
     return _without_empty(
         {
             "merge_method": node.method,
-            "base_model": spell(node.base) if node.base is not None else None,
+            "base_model": spell(base) if (base := _base(node)) is not None else None,
             **_body(node.modules, spell),
             "parameters": parameters(node.parameters),
             "dtype": node.dtype,
@@ -56,6 +56,13 @@ def configuration(node: Node, spell: Spell = str) -> dict[str, Any]:
             "chat_template": node.chat_template,
         }
     )
+
+
+def _base(node: Node) -> ModelRef | None:
+    """The base, also one whose rows go first, though the method merges it as any other model."""
+    listed = [entry.model for m in node.modules for part in m.slices for entry in part.inputs]
+    first = node.tokenizer.base if node.tokenizer is not None else None
+    return node.base or (first if first in listed else None)
 
 
 def native_keys(node: Node) -> dict[str, Any]:
