@@ -28,7 +28,8 @@ from mergebuild.files import make_directories, new_file
 from mergebuild.include import Fetcher, Repositories
 from mergebuild.kernels.choose import check_device
 from mergebuild.methods import registry
-from mergebuild.plan import Plan, Settings, make_plan
+from mergebuild.plan import Looked, Plan, Settings, make_plan
+from mergebuild.plan import look as look_at
 from mergebuild.plan.opening import HUB
 from mergebuild.recipe import Recipe, load_recipe
 from mergebuild.share.lock import (
@@ -218,6 +219,21 @@ def locked_anew(
     check_portable(made)
     lock = make_lock(made, kept, files=True, outputs=True, sink=sink)
     return lock, drift(former, lock, made, nodes=True, whole=True)
+
+
+def look(
+    reference: str,
+    *,
+    cache: str | Path | None = None,
+    settings: Settings | None = None,
+    sink: Sink = silent,
+) -> Looked:
+    """Open a model, `model[@revision][+adapter]`, or an adapter's folder, and say what it is.
+
+    Headers and configs are read, no contents. Raises MergebuildError.
+    """
+    place = Cache(Path(cache) if cache is not None else default_cache())
+    return look_at(reference, place, settings or Settings(), sink)
 
 
 def run_name() -> str:

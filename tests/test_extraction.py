@@ -306,7 +306,7 @@ def test_the_command_shows_it(tmp_path: Path) -> None:
     for text in ("part", "rank ", "content of 'fine'", "extract_lora"):
         assert text in explained.stdout
     card = (tmp_path / "build/ex/README.md").read_text()
-    for text in ("library_name: peft", "base_model_relation: adapter", "LoRA", "2106.09685"):
+    for text in ("library_name: peft", "LoRA", "2106.09685"):
         assert text in card
     verified = kit.run("verify", "build/ex", "build/back", cwd=tmp_path)
     assert verified.code == 0, verified.stdout

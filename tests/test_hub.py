@@ -16,7 +16,9 @@ import pytest
 import torch
 
 import mergebuild as mb
+from mergebuild import api
 from mergebuild.checkpoint.hub import cache_folder, is_offline, is_repo
+from mergebuild.console.checkpoints import inspect_text
 from mergebuild.errors import CheckpointError, MergebuildError
 from mergebuild.events import Event, Fetched, Fetching, Warned
 from tests import kit
@@ -513,3 +515,32 @@ def test_the_command(hub: HubServer, tmp_path: Path) -> None:
     third = kit.run("plan", "recipe.yaml", *out, cwd=tmp_path / "work", env=env)
     assert f"source m: org/model at {commit}" in third.stdout
     assert "fetching" not in third.stderr
+
+
+def test_what_inspect_and_extraction_say(hub: HubServer, tmp_path: Path) -> None:
+    """A model is inspected by its name, an adapter extracted for it says its name, and an adapter
+    of the Hub goes on a node."""
+    base = model(tmp_path)
+    commit = hub.repo("org/model").commit(base)
+    hub.repo("org/lora").commit(adapter(tmp_path / "remote" / "lora"))
+    (tmp_path / "work").mkdir()
+    kit.llama(tmp_path / "work" / "fine", layers=1, near=base, seed=1)
+    looked = api.look("org/model+org/lora", cache=tmp_path / "work" / "cache")
+    assert [s.repo for s in looked.snapshots] == ["org/model", "org/lora"]
+    assert f"Hub: org/model at {commit}" in inspect_text(looked, tensors=False)
+    made = Scratch(tmp_path / "work")
+    made.write(
+        "mergebuild: 1\nnodes:\n"
+        "  ex: {kind: lora, model: ./fine, base_model: org/model, rank: 2}\n"
+        "  copy: {merge_method: passthrough, models: [{model: org/model}]}\n"
+        "  out: {merge_method: passthrough, models: [{model: copy+org/lora}]}\n"
+        "outputs: [ex, out]\n"
+    )
+    made.build()
+    said = json.loads((made.output("ex") / "adapter_config.json").read_text())
+    assert said["base_model_name_or_path"] == "org/model"
+    card = (made.output("ex") / "README.md").read_text()
+    assert "base_model:\n- org/model\nbase_model_relation: adapter\n" in card
+    a, b = pair(Q).values()
+    wanted = kit.read(base)[f"{Q}.weight"] + 3 * b @ a
+    torch.testing.assert_close(kit.read(made.output("out"))[f"{Q}.weight"], wanted)

@@ -109,6 +109,13 @@ def open_adapter(path: Path) -> Adapter:
     return adapter_of(_contents(path, file, tensors, stamp), settings)
 
 
+def adapter_base(path: Path) -> str | None:
+    """What the config of an adapter's folder says that it is for. Raises CheckpointError."""
+    said = parse_object(read_small(path / CONFIG, _CONFIG_LARGEST), str(path))
+    base = said.get("base_model_name_or_path")
+    return base if isinstance(base, str) and base else None
+
+
 def read_settings(path: Path, config: Path | bytes | None) -> Settings:
     """What an adapter's config says, of the adapter called `path`. Raises CheckpointError."""
     text = config if isinstance(config, bytes) else read_small(config or path, _CONFIG_LARGEST)

@@ -10,14 +10,20 @@ from typing import Annotated
 import typer
 
 import mergebuild.api as api
-from mergebuild.cli.options import CacheFolder, Json, RecipeFile, Variables, pairs, the_cache
+from mergebuild.checkpoint.comparison import compare
+from mergebuild.cli.options import CacheFolder, Jobs, Json, RecipeFile, Variables, pairs, the_cache
+from mergebuild.cli.sinks import complain
 from mergebuild.console.checkpoints import inspect_json, inspect_text
+from mergebuild.console.comparisons import comparison_json, comparison_text
 from mergebuild.console.graphs import FORMATS
 from mergebuild.console.methods import method_list, method_text
+from mergebuild.console.plain import plain_sink
+from mergebuild.engine.deltas import distances
 from mergebuild.errors import UsageError, did_you_mean
 from mergebuild.files import write_file
 from mergebuild.graph import build_order, node_graph
 from mergebuild.methods import registry
+from mergebuild.plan.looking import differing_files
 from mergebuild.recipe.resolved import resolved_text
 from mergebuild.recipe.schema import mergekit_schema, recipe_schema
 from mergebuild.recipe.starter import STARTER
@@ -68,15 +74,41 @@ def methods(
 
 
 def inspect(
-    path: Annotated[Path, typer.Argument(help="A checkpoint: a folder or a file.")],
+    model: Annotated[
+        str, typer.Argument(help="A folder, a file or a Hub id, '+adapter' with a LoRA.")
+    ],
+    other: Annotated[
+        str | None, typer.Argument(help="Another one: show what differs between the two.")
+    ] = None,
     tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
+    deltas: Annotated[
+        bool, typer.Option("--deltas", help="Read two models and show how far they are apart.")
+    ] = False,
+    cache: CacheFolder = None,
+    jobs: Jobs = None,
     json_: Json = False,
 ) -> None:
-    """Show what a checkpoint holds and, if mergebuild built it, what it was made from."""
+    """Show what a checkpoint holds and what it was made from, or how two differ."""
+    if other is None and deltas:
+        raise UsageError.of("--deltas needs two models", hint="name another one")
+    if other is not None and tensors:
+        raise UsageError.of("--tensors is of one model", hint="leave the other out")
+    settings, sink = api.settings_of(jobs=jobs), plain_sink(complain)
+    one = api.look(model, cache=the_cache(cache).root, settings=settings, sink=sink)
+    if other is None:
+        made = json.dumps(inspect_json(one), indent=1) if json_ else inspect_text(one, tensors)
+        typer.echo(made)
+        return
+    two = api.look(other, cache=the_cache(cache).root, settings=settings, sink=sink)
+    found = compare(one.tensors, two.tensors, one.config, two.config)
+    files = differing_files(one, two)
+    apart = None
+    if deltas:
+        apart = distances(one, two, found.pairs, settings.threads)
     if json_:
-        typer.echo(json.dumps(inspect_json(path), indent=1))
+        typer.echo(json.dumps(comparison_json(one, two, found, files, apart), indent=1))
     else:
-        typer.echo(inspect_text(path, tensors))
+        typer.echo(comparison_text(one, two, found, files, apart))
 
 
 def schema(

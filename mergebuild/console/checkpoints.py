@@ -1,62 +1,90 @@
-"""Checkpoints as text."""
+"""Checkpoints as text and as JSON."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from math import prod
-from pathlib import Path
 from typing import Any
 
-from mergebuild.cache import Manifest, read_manifest
-from mergebuild.checkpoint.source import Checkpoint, open_checkpoint
-from mergebuild.checkpoint.stacks import find_layout
-from mergebuild.console.words import plural, size
-from mergebuild.errors import CheckpointError
+from mergebuild.cache import Manifest
+from mergebuild.checkpoint.summary import AdapterSummary, Summary
+from mergebuild.console.words import listing, plural, size
+from mergebuild.plan import Looked
 from mergebuild.share.publication import Publication
 
 
-def inspect_text(path: Path, tensors: bool) -> str:
-    """What a checkpoint holds, and what it was made from if mergebuild built it.
-
-    Raises CheckpointError for what is no checkpoint.
-    """
-    checkpoint, manifest = _open(path)
-    lines = list(_summary(checkpoint))
-    if manifest is not None:
-        lines += ["", *_origin(manifest)]
+def inspect_text(looked: Looked, tensors: bool) -> str:
+    """What a checkpoint holds, and what it was made from if mergebuild built it."""
+    lines = [looked.reference, *(f"  {line}" for line in _summary(looked))]
+    if looked.manifest is not None:
+        lines += ["", *_origin(looked.manifest)]
     if tensors:
         lines.append("")
-        for name, tensor in checkpoint.tensors.items():
-            lines.append(f"{name}  {tensor.dtype}  {list(tensor.shape)}")
+        for name, tensor in looked.tensors.items():
+            derived = "  (derived)" if name in looked.derived else ""
+            lines.append(f"{name}  {tensor.dtype}  {list(tensor.shape)}{derived}")
     return "\n".join(lines)
 
 
-def _open(path: Path) -> tuple[Checkpoint, Manifest | None]:
-    if not path.exists():
-        raise CheckpointError.of(f"there is no '{path}'")
-    return open_checkpoint(path, str(path)), read_manifest(path)
-
-
-def _summary(checkpoint: Checkpoint) -> Iterator[str]:
-    tensors = checkpoint.tensors.values()
-    parameters = sum(prod(tensor.shape) for tensor in tensors)
-    stored = sum(tensor.nbytes for tensor in tensors)
-    dtypes = Counter(tensor.dtype for tensor in tensors)
-    yield f"{checkpoint.path}"
+def _summary(looked: Looked) -> Iterator[str]:
+    said = looked.summary
+    for snapshot in looked.snapshots:
+        yield f"Hub: {snapshot.repo} at {snapshot.commit}"
+    if said.architectures or said.model_type:
+        kind = f" ({said.model_type})" if said.architectures and said.model_type else ""
+        names = ", ".join(said.architectures) or str(said.model_type)
+        yield f"architecture: {names}{kind}"
     yield (
-        f"  {plural(len(checkpoint.tensors), 'tensor')}, {parameters:,} parameters, {size(stored)} "
-        f"in {plural(len(checkpoint.files), 'file')}"
+        f"{plural(said.tensors, 'tensor')}, {said.parameters:,} parameters, {size(looked.size)} "
+        f"in {plural(len(looked.files), 'file')}"
     )
-    yield "  dtypes: " + ", ".join(f"{dtype} ({count})" for dtype, count in sorted(dtypes.items()))
-    layout = find_layout(checkpoint.tensors, checkpoint.config)
-    for stack in layout.stacks:
-        yield f"  layers: {stack.prefix}0 to {stack.prefix}{stack.count - 1} ({stack.role})"
-    if checkpoint.config is not None:
-        kinds = checkpoint.config.get("architectures") or [checkpoint.config.get("model_type")]
-        yield f"  architecture: {', '.join(map(str, kinds))}"
-    files = ", ".join(file.name for file in checkpoint.side_files)
-    yield f"  other files: {files or 'none'}"
+    yield "dtypes: " + ", ".join(f"{dtype} ({n[0]})" for dtype, n in said.dtypes.items())
+    for stack in said.stacks if not looked.alone else ():
+        last = f"{stack.prefix}{stack.count - 1}"
+        yield f"layers: {stack.count}, {stack.prefix}0 to {last} ({stack.role})"
+    if said.mismatch is not None and not looked.alone:
+        yield f"note: {said.mismatch}"
+    if not looked.alone:
+        yield from _vocabulary(said)
+    if looked.adapter is not None:
+        yield from _adapter(looked.adapter)
+    for note in looked.notes:
+        yield f"note: {note}"
+    yield f"weights: {listing([path.name for path in looked.files])}"
+    yield f"other files: {listing([f.name for f in looked.side_files], 20) or 'none'}"
+
+
+def _vocabulary(said: Summary) -> Iterator[str]:
+    if said.vocabulary is not None:
+        config = ""
+        if said.vocab_size is not None and said.vocab_size != said.vocabulary:
+            config = f" (the config says {said.vocab_size:,})"
+        yield f"vocabulary: {said.vocabulary:,} rows in {said.embedding}{config}"
+    elif said.vocab_size is not None:
+        yield f"vocabulary: {said.vocab_size:,} by the config"
+    if said.tied is True:
+        stored = f"; {said.head} is stored all the same" if said.head is not None else ""
+        yield f"tied: the output head is the embedding{stored}"
+    elif said.tied is False and said.head is not None:
+        yield f"not tied: the output head is {said.head}"
+
+
+def _adapter(adapter: AdapterSummary) -> Iterator[str]:
+    if adapter.ranks:
+        ranks = _counted({str(rank): n for rank, n in adapter.ranks.items()})
+        scales = _counted({f"{scale:.4g}": n for scale, n in adapter.scales.items()})
+        yield f"LoRA: rank {ranks}, scale {scales}"
+        yield "LoRA targets: " + ", ".join(f"{word} ({n})" for word, n in adapter.targets.items())
+    if adapter.saved:
+        yield f"LoRA keeps whole: {listing(adapter.saved, 4)}"
+    yield f"LoRA for: {adapter.base or 'a model that its config does not name'}"
+
+
+def _counted(values: dict[str, int]) -> str:
+    """The value that all have, or each with how many have it."""
+    if len(values) == 1:
+        return next(iter(values))
+    return ", ".join(f"{value} ({count})" for value, count in values.items())
 
 
 def _origin(manifest: Manifest) -> Iterator[str]:
@@ -68,28 +96,63 @@ def _origin(manifest: Manifest) -> Iterator[str]:
     if device := manifest.provenance.get("device"):
         yield f"  computed on {device}"
     for step in manifest.provenance.get("chain", ()):
-        yield f"  node {step.get('node')}: {step.get('merge_method')}"
+        yield f"  node {step.get('node')}: {step.get('merge_method') or step.get('kind') or 'LoRA'}"
     for leaf in manifest.provenance.get("leaves", ()):
         yield f"  source {leaf.get('name')}: {leaf.get('model')} (content {leaf.get('content')})"
 
 
-def inspect_json(path: Path) -> dict[str, Any]:
+def inspect_json(looked: Looked) -> dict[str, Any]:
     """A checkpoint for machines."""
-    checkpoint, manifest = _open(path)
+    said, manifest, adapter = looked.summary, looked.manifest, looked.adapter
     return {
-        "path": str(checkpoint.path),
-        "files": [file.name for file in checkpoint.files],
-        "side_files": [file.name for file in checkpoint.side_files],
+        "reference": looked.reference,
+        "path": str(looked.path),
+        "hub": [{"repo": s.repo, "revision": s.revision, "commit": s.commit}
+                for s in looked.snapshots],
+        "architectures": list(said.architectures),
+        "model_type": said.model_type,
+        "parameters": said.parameters,
+        "bytes": looked.size,
+        "dtypes": {
+            dtype: {"tensors": count, "parameters": elements}
+            for dtype, (count, elements) in said.dtypes.items()
+        },
+        "stacks": [
+            {"prefix": s.prefix, "layers": s.count, "role": s.role, "tensors": s.size}
+            for s in (said.stacks if not looked.alone else ())
+        ],
+        "vocabulary": {"rows": said.vocabulary, "config": said.vocab_size},
+        "tied": said.tied,
+        "head": said.head,
+        "embedding": said.embedding,
+        "adapter": (
+            {
+                "ranks": {str(rank): n for rank, n in adapter.ranks.items()},
+                "scales": {repr(scale): n for scale, n in adapter.scales.items()},
+                "targets": dict(adapter.targets),
+                "saved": list(adapter.saved),
+                "base": adapter.base,
+            }
+            if adapter is not None
+            else None
+        ),
+        "notes": [*([said.mismatch] if said.mismatch and not looked.alone else []), *looked.notes],
+        "files": [file.name for file in looked.files],
+        "side_files": [file.name for file in looked.side_files],
         "tensors": {
-            name: {"dtype": tensor.dtype, "shape": list(tensor.shape)}
-            for name, tensor in checkpoint.tensors.items()
+            name: {
+                "dtype": tensor.dtype,
+                "shape": list(tensor.shape),
+                **({"derived": True} if name in looked.derived else {}),
+            }
+            for name, tensor in looked.tensors.items()
         },
         "built": (
             {"key": manifest.key, "node": manifest.node, "provenance": dict(manifest.provenance)}
             if manifest is not None
             else None
         ),
-    }
+    }  # fmt: skip
 
 
 def publication_text(place: str, made: Publication) -> str:

@@ -86,7 +86,7 @@ class Opening:
             alone = replace(alone, place=source.text, revision=None)
         return Opened(
             replace(self._model(_folder(model)), name=str(source)),
-            self._adapter(_folder(adapter)) if adapter is not None else None,
+            self.adapter(_folder(adapter)) if adapter is not None else None,
             (
                 (alone, model),
                 *([(lora, adapter)] if lora is not None and adapter is not None else []),
@@ -96,7 +96,7 @@ class Opening:
     def _alone(self, source: Source) -> Opened:
         """An adapter that is put on a node: its tensors and its config as they are."""
         place = self._place(source, source, "adapter")
-        adapter = self._adapter(_folder(place))
+        adapter = self.adapter(_folder(place))
         config = adapter.path / CONFIG
         file = SideFile(CONFIG, config, config.stat().st_size)
         contents = replace(adapter.contents, name=str(source), side_files=(file,))
@@ -107,7 +107,8 @@ class Opening:
             self._models[path] = open_checkpoint(path, str(path))
         return self._models[path]
 
-    def _adapter(self, path: Path) -> Adapter:
+    def adapter(self, path: Path) -> Adapter:
+        """The adapter in a folder."""
         if path not in self._adapters:
             self._adapters[path] = open_adapter(path)
         return self._adapters[path]
