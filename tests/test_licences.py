@@ -12,6 +12,7 @@ import mergebuild as mb
 from mergebuild.methods import registry
 from mergebuild.share.card import licence_warnings, papers
 from tests import kit
+from tests.test_lora import adapter
 
 RECIPE = """\
 mergebuild: 1
@@ -143,6 +144,23 @@ def test_bases_data_and_languages_are_carried_over(tmp_path: Path) -> None:
     card = files["README.md"]
     assert "- **a**: `org/a`, licence apache-2.0, made from `big/base`\n" in card
     assert "- **b**: `org/b`, licence apache-2.0\n" in card
+
+
+def test_a_lora_has_a_licence_of_its_own(tmp_path: Path) -> None:
+    kit.llama(tmp_path / "base", layers=1)
+    (tmp_path / "base/README.md").write_text(f"---\n{APACHE}---\n")
+    adapter(tmp_path / "lora")
+    (tmp_path / "lora/README.md").write_text("---\nlicense: cc-by-nc-4.0\n---\n")
+    kit.write_recipe(
+        tmp_path / "recipe.yaml",
+        "mergebuild: 1\nnodes:\n  out:\n    merge_method: passthrough\n"
+        "    models: [{model: ./base+./lora}]\n",
+    )
+    plan = mb.plan(tmp_path / "recipe.yaml", cache=tmp_path / "cache")
+    (warning,) = licence_warnings(plan, "out")
+    assert warning.startswith(
+        "the licences conflict, or may: apache-2.0 ('./base'); cc-by-nc-4.0 ('./lora')"
+    )
 
 
 def test_an_output_carries_them_and_is_whole(tmp_path: Path) -> None:

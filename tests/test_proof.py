@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from mergebuild.cache.manifest import read_manifest, to_text
+from mergebuild.errors import CheckpointError
+from mergebuild.share.recorded import recorded
 from tests import kit
 from tests.damage import rot
 from tests.hub_server import HubServer, serving
@@ -155,3 +157,28 @@ def test_nodes_of_a_recipe_are_checked_with_a_flag(published: Path, hub: HubServ
         "dare: the same again, bit by bit (12 tensors)",
         "out: the same again, bit by bit (12 tensors)",
     ]
+
+
+def test_where_sources_came_from_is_read_with_care() -> None:
+    commit = "0123456789" * 4
+    leaves = [
+        {"name": "a", "model": "org/a", "revision": "v1", "commit": commit},
+        {"name": "b+l", "model": "org/b", "commit": commit, "lora": {"model": "./l"}},
+        {"name": "c", "model": "./c"},
+        {"name": "d", "model": "org/d", "commit": "HEAD"},
+        {"name": "e", "model": "/etc/x@y", "commit": commit},
+        {"name": 5, "model": "org/f", "commit": commit},
+        {"name": "g"},
+        "nonsense",
+    ]
+    said = recorded({"recipe": {"text": "x"}, "leaves": leaves}, "out")
+    assert said.sources == {
+        "a": f"org/a@{commit}",
+        "org/a@v1": f"org/a@{commit}",
+        "b+l": f"org/b@{commit}+./l",
+        "org/b": f"org/b@{commit}",
+    }
+    with pytest.raises(CheckpointError, match="does not say what recipe"):
+        recorded({"recipe": {"text": 1}}, "out")
+    with pytest.raises(CheckpointError, match="does not say what recipe"):
+        recorded(None, "out")

@@ -54,7 +54,8 @@ def _adapter(folder: Path, names: Mapping[str, int]) -> list[str]:
         raise CheckpointError.of(
             f"'{folder}' is no LoRA adapter: the repository has no '{adapter.CONFIG}'"
         )
-    return [adapter.CONFIG, *[name for name in adapter.WEIGHTS if name in names][:1]]
+    weights = [name for name in adapter.WEIGHTS if name in names][:1]
+    return [adapter.CONFIG, *weights, *([_CARD] if _CARD in names else [])]
 
 
 STAGES: Final[Mapping[Kind, tuple[Choose, ...]]] = {

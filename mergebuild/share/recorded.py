@@ -28,7 +28,7 @@ _NONE: Mapping[str, str] = MappingProxyType({})
 @dataclass(frozen=True, slots=True)
 class Recorded:
     """The recipe that a checkpoint was built from, as text, with its lock, what was set in it from
-    outside, and where its sources came from, by their names in the recipe."""
+    outside, and where its sources came from, by their names and as written."""
 
     text: str
     file: str
@@ -84,11 +84,16 @@ def _leaf(said: object) -> dict[str, Any]:
 
 
 def _places(leaves: list[dict[str, Any]]) -> Iterator[tuple[str, str]]:
-    """Sources from the Hub, with the commits that they were."""
+    """Sources from the Hub, with the commits that they were, by their names and as written."""
     for leaf in leaves:
-        places = [_place(part) for part in (leaf, leaf.get("lora")) if part is not None]
+        parts = [part for part in (leaf, leaf.get("lora")) if part is not None]
+        places = [_place(part) for part in parts]
         if all(places) and any("@" in str(place) for place in places):
             yield leaf["name"], "+".join(map(str, places))
+        for part, place in zip(parts, places, strict=True):
+            if place is not None and "@" in place:
+                yield (f"{part['model']}@{part['revision']}" if "revision" in part
+                       else part["model"]), place  # fmt: skip
 
 
 def _place(part: Mapping[str, Any]) -> str | None:
@@ -108,13 +113,12 @@ def recipe_of(
 ) -> Recipe:
     """The recipe, as if it stood in `directory`, its sources as they were; `sources` and `mirrors`
     say of some where they are here. Raises RecipeError, UsageError."""
-    known = {name: place for name, place in said.sources.items() if name not in mirrors}
     return parse_recipe(
         said.text,
         directory / said.file,
         variables=said.variables,
-        sources={**known, **sources},
-        mirrors=mirrors,
+        sources=sources,
+        mirrors={**said.sources, **mirrors},
         methods=methods,
     )
 

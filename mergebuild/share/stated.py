@@ -52,19 +52,12 @@ def statements(leaves: Iterable[Leaf]) -> list[Stated]:
 
 
 def _of_leaf(leaf: Leaf) -> Iterator[Stated]:
-    yield _stated(*_called(leaf, 0), leaf.checkpoint.card_metadata)
-    for place, path in enumerate(leaf.paths[1:], start=1):
-        if path.is_dir():
-            yield _stated(*_called(leaf, place), card_metadata(path / CARD))
-
-
-def _called(leaf: Leaf, place: int) -> tuple[str, str | None]:
-    """A part of a leaf, as the recipe calls it and as the Hub does."""
-    part = leaf.source if place == 0 else leaf.source.lora or leaf.source
-    written = part.written or part.place
-    from_hub = [s.repo for s in leaf.snapshots if s.path == leaf.paths[place]]
-    elsewhere = written if part.written and is_repo(written) else None
-    return written, from_hub[0] if from_hub else elsewhere
+    for part in leaf.parts:
+        name = part.source.written or part.source.place
+        elsewhere = name if part.source.written and is_repo(name) else None
+        repo = part.snapshot.repo if part.snapshot is not None else elsewhere
+        card = leaf.checkpoint.card_metadata
+        yield _stated(name, repo, card_metadata(part.directory / CARD) if part.adapter else card)
 
 
 def _stated(name: str, repo: str | None, card: Mapping[str, Any]) -> Stated:
