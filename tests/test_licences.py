@@ -146,6 +146,22 @@ def test_bases_data_and_languages_are_carried_over(tmp_path: Path) -> None:
     assert "- **b**: `org/b`, licence apache-2.0\n" in card
 
 
+def test_the_card_shows_the_recipe_as_it_was_built(tmp_path: Path) -> None:
+    kit.llama(tmp_path / "a", layers=1)
+    body = "merge_method: linear\n    models: [{model: %s, parameters: {weight: %s}}]\n"
+    part = "mergebuild: 1\nvars: {w: 1}\nnodes:\n  mid:\n    " + body % ("./a", '"${w}"')
+    kit.write_recipe(tmp_path / "part.yaml", part)
+    whole = "mergebuild: 1\ninclude: {team: part.yaml}\nnodes:\n  out:\n    "
+    kit.write_recipe(tmp_path / "recipe.yaml", whole + body % ("team.mid", 1))
+
+    def card(recipe: str, node: str, variables: dict[str, str]) -> str:
+        plan = mb.plan(tmp_path / recipe, variables=variables, cache=tmp_path / "cache")
+        return papers(plan, node, registry())["README.md"]
+
+    assert "with `mergebuild build --set w=2`:" in card("part.yaml", "mid", {"w": "2"})
+    assert "  team.mid:\n" in card("recipe.yaml", "out", {})
+
+
 def test_a_lora_has_a_licence_of_its_own(tmp_path: Path) -> None:
     kit.llama(tmp_path / "base", layers=1)
     (tmp_path / "base/README.md").write_text(f"---\n{APACHE}---\n")

@@ -11,7 +11,8 @@ import yaml
 from mergebuild.methods.declaration import Method
 from mergebuild.operations import OPERATIONS
 from mergebuild.plan import Plan
-from mergebuild.recipe import Extraction, Mixture, Node
+from mergebuild.recipe import Extraction, Mixture, Node, Recipe
+from mergebuild.recipe.resolved import resolved_text
 from mergebuild.recipe.written import yaml_text
 from mergebuild.share.licences import FILE, Licences, licences_of
 from mergebuild.share.lineage import Lineage, describe_node, lineage
@@ -51,10 +52,22 @@ def _card(
         "## Methods",
         "\n".join(_references(line, methods)),
         "## Recipe",
-        f"Built from `{plan.recipe.name}` with `mergebuild build`:",
-        _fenced(plan.recipe.text.strip(), "yaml"),
+        f"Built from `{plan.recipe.name}` with `{_command(plan.recipe)}`:",
+        _fenced(_whole(plan.recipe).strip(), "yaml"),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _command(recipe: Recipe) -> str:
+    """How the recipe as shown is built: what is set in one with others in it is filled in."""
+    said = {} if recipe.included else recipe.variables
+    return " ".join(
+        ["mergebuild build", *(f"--set {name}={value}" for name, value in said.items())]
+    )
+
+
+def _whole(recipe: Recipe) -> str:
+    return resolved_text(recipe) if recipe.included else recipe.text
 
 
 def _front_matter(line: Lineage, licences: Licences) -> dict[str, Any]:
