@@ -6,12 +6,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from operator import attrgetter
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
+from tests import kit
 from tests.builder import Scratch
 from tests.zoo import FAMILIES, Family
 
@@ -58,23 +60,26 @@ def recipe(family: Family) -> str:
     return "mergebuild: 1\nsources: {a: ./a, b: ./b}\nnodes:\n" + "".join(nodes)
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Scratch]:
-    """Of every family two checkpoints, and the recipe about them built."""
-    found = {}
-    for name, family in FAMILIES.items():
-        root = tmp_path_factory.mktemp("zoo")
-        for seed, model in enumerate("ab"):
-            family.make(root / model, seed)
-        found[name] = Scratch(root)
-        found[name].write(recipe(family))
-        found[name].build()
-    return found
+BY_COMMAND = ("gpt2", "t5", "qwen3-vl")
+"""What is built by the real command; the rest in this process."""
 
 
-def state(model: Any) -> dict[str, torch.Tensor]:
-    tensors: dict[str, torch.Tensor] = model.state_dict()
-    return tensors
+def build(name: str, root: Path) -> None:
+    family = FAMILIES[name]
+    for seed, model in enumerate("ab"):
+        family.make(root / model, seed)
+    text = recipe(family)
+    if name not in BY_COMMAND:
+        scratch = Scratch(root)
+        scratch.write(text)
+        scratch.build()
+        return
+    nodes = [line.strip(" :") for line in text.splitlines() if line.startswith("  ") and
+             line[2] != " "]  # fmt: skip
+    places = "".join(f"  {node}: build/{node}\n" for node in nodes)
+    kit.write_recipe(root / "recipe.yaml", f"{text}outputs:\n{places}")
+    found = kit.run("build", "recipe.yaml", cwd=root)
+    assert found.code == 0, found.stderr
 
 
 def put(model: nn.Module, path: str, module: Any) -> None:
@@ -82,8 +87,11 @@ def put(model: nn.Module, path: str, module: Any) -> None:
     setattr(model.get_submodule(parent), name, module)
 
 
-def assembled(models: dict[str, Any], path: str, layers: Sequence[tuple[str, int]]) -> Any:
-    """The first model with these layers in its stack at `path`, put together in memory."""
+def assembled(
+    models: dict[str, Any], path: str, layers: Sequence[tuple[str, int]], after: Sequence[str]
+) -> Any:
+    """The first model with these layers in its stack at `path`, and with the modules `after` of the
+    last, put together in memory."""
     model = copy.deepcopy(models[layers[0][0]])
     stack = nn.ModuleList(copy.deepcopy(models[m].get_submodule(f"{path}.{i}")) for m, i in layers)
     for place, layer in enumerate(stack):
@@ -91,6 +99,8 @@ def assembled(models: dict[str, Any], path: str, layers: Sequence[tuple[str, int
             for key in {"layer_idx", "layer_id"} & vars(module).keys():
                 setattr(module, key, place)
     put(model, path, stack)
+    for name in after:
+        put(model, name, attrgetter(name)(models[layers[-1][0]]))
     return model
 
 
@@ -106,58 +116,110 @@ def told(model: Any, layers: Sequence[tuple[str, int]], was: int) -> None:
             listed = getattr(config, key, None)
             if listed is not None and len(listed) == was:
                 setattr(config, key, [listed[i] for _, i in layers])
-
-
-@pytest.mark.parametrize("name", FAMILIES)
-def test_merged(name: str, built: dict[str, Scratch]) -> None:
-    family, scratch = FAMILIES[name], built[name]
-    a, b = (family.load(scratch.root / model) for model in "ab")
-    merged = family.load(scratch.output("merged"))
-    with torch.no_grad():
-        once = {tensor.data_ptr(): key for key, tensor in state(a).items()}
-        for key in once.values():
-            if state(a)[key].is_floating_point():
-                state(a)[key].mul_(0.25).add_(state(b)[key], alpha=0.75)
-    torch.testing.assert_close(family.ask(merged), family.ask(a), rtol=1e-4, atol=1e-5)
-    assert merged.config.to_dict() == {**a.config.to_dict(), **_places(merged)}
-    assert scratch.plan().nodes["merged"].notes == ()
-
-
-def _places(model: Any) -> dict[str, Any]:
-    return {"_name_or_path": model.config.to_dict().get("_name_or_path")}
-
-
-@pytest.mark.parametrize("name", FAMILIES)
-@pytest.mark.parametrize("node", ["deeper", "shallower"])
-def test_stacked(name: str, node: str, built: dict[str, Scratch]) -> None:
-    layers = DEEPER if node == "deeper" else SHALLOWER
-    family, scratch = FAMILIES[name], built[name]
-    models = {model: family.load(scratch.root / model) for model in "ab"}
-    path = next(iter(family.layers.values()))
-    expected = assembled(models, path, layers)
-    for after in family.after:
-        put(expected, after, attrgetter(after)(models["b"]))
-    told(expected, layers, 4)
-    stacked = family.load(scratch.output(node))
-    assert len(stacked.get_submodule(path)) == len(layers)
-    torch.testing.assert_close(family.ask(stacked), family.ask(expected), rtol=1e-4, atol=1e-5)
-
-
-PAIRS = [name for name, family in FAMILIES.items() if len(family.layers) > 1]
-
-
-@pytest.mark.parametrize("name", PAIRS)
-def test_the_other_stack_is_stacked(name: str, built: dict[str, Scratch]) -> None:
-    family, scratch = FAMILIES[name], built[name]
-    models = {model: family.load(scratch.root / model) for model in "ab"}
-    main, path = family.layers.values()
-    expected = assembled(models, path, TOWER)
-    for behind in family.behind:
-        put(expected, behind, attrgetter(behind)(models["b"]))
-    told(expected, TOWER, 3)
-    for module in expected.modules():
-        if hasattr(module, "deepstack_visual_indexes"):
+    for module in model.modules():
+        if hasattr(module, "deepstack_visual_indexes") and layers is TOWER:
             module.deepstack_visual_indexes = [0, 3]
-    stacked = family.load(scratch.output("tower"))
-    assert [len(stacked.get_submodule(stack)) for stack in (main, path)] == [4, 4]
-    torch.testing.assert_close(family.ask(stacked), family.ask(expected), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_family(name: str, tmp_path: Path) -> None:
+    """Merged, deeper, shallower, and with another stack made deeper."""
+    family = FAMILIES[name]
+    build(name, tmp_path)
+    models = {model: family.load(tmp_path / model) for model in "ab"}
+    built = tmp_path / "build"
+
+    expect(family, built / "merged", merged(models))
+    main, *other = family.layers.values()
+    for node, layers in (("deeper", DEEPER), ("shallower", SHALLOWER)):
+        expected = assembled(models, main, layers, family.after)
+        told(expected, layers, 4)
+        found = expect(family, built / node, expected)
+        assert len(found.get_submodule(main)) == len(layers)
+    for path in other:
+        expected = assembled(models, path, TOWER, family.behind)
+        told(expected, TOWER, 3)
+        found = expect(family, built / "tower", expected)
+        assert [len(found.get_submodule(stack)) for stack in (main, path)] == [4, 4]
+
+
+def expect(family: Family, path: Path, expected: Any) -> Any:
+    """The checkpoint as transformers loads it, once it says what is expected."""
+    found = family.load(path)
+    torch.testing.assert_close(family.ask(found), family.ask(expected), rtol=1e-4, atol=1e-5)
+    return found
+
+
+def merged(models: dict[str, Any]) -> Any:
+    """The mean of both, a quarter of the first, each tensor once however often it is used."""
+    model = copy.deepcopy(models["a"])
+    mine, other = model.state_dict(), models["b"].state_dict()
+    with torch.no_grad():
+        for key in {tensor.data_ptr(): key for key, tensor in mine.items()}.values():
+            if mine[key].is_floating_point():
+                mine[key].mul_(0.25).add_(other[key], alpha=0.75)
+    return model
+
+
+OTHER_CLASSES: dict[str, tuple[str, str, str]] = {
+    "gpt2": ("GPT2Model", "transformer", "'' where they begin with 'transformer.'"),
+    "bert": ("BertModel", "bert", "'' where they begin with 'bert.'"),
+    "qwen3-vl": ("Qwen3VLModel", "model", "'' where they begin with 'model.'"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", OTHER_CLASSES)
+def test_a_model_saved_by_another_class(name: str, tmp_path: Path) -> None:
+    """Without its head, it calls its tensors otherwise; the head is the first model's alone."""
+    bare, part, note = OTHER_CLASSES[name]
+    family = FAMILIES[name]
+    for seed, model in enumerate("ab"):
+        family.make(tmp_path / model, seed)
+    models = {model: family.load(tmp_path / model) for model in "ab"}
+    models["b"].get_submodule(part).save_pretrained(tmp_path / "b")
+    assert type(models["b"].get_submodule(part)).__name__ == bare
+    put(models["b"], part, copy.deepcopy(models["b"].get_submodule(part)))
+    expected = merged(models)
+    for head, module in models["a"].named_children():
+        if head != part:
+            put(expected, head, module)
+    expected.tie_weights()
+    scratch = Scratch(tmp_path)
+    scratch.write(recipe(family).partition("  deeper:")[0])
+    assert any(note in told for told in scratch.plan().nodes["merged"].notes)
+    scratch.build()
+    expect(family, scratch.output("merged"), expected)
+
+
+def test_t5_begins_with_the_bias_of_its_first_layer(tmp_path: Path) -> None:
+    """Wherever its first layer goes: the bias of positions is used by all others."""
+    family = FAMILIES["t5"]
+    family.make(tmp_path / "a", 0)
+    models = {"a": family.load(tmp_path / "a")}
+    layers = [("a", 2), ("a", 3), ("a", 0), ("a", 1)]
+    expected = assembled(models, "decoder.block", layers, ())
+    old, new = (expected.get_submodule(f"decoder.block.{i}.layer.0.SelfAttention") for i in (2, 0))
+    new.relative_attention_bias, new.has_relative_attention_bias = old.relative_attention_bias, True
+    old.has_relative_attention_bias = False
+    scratch = Scratch(tmp_path)
+    scratch.write(
+        "mergebuild: 1\nsources: {a: ./a}\nnodes:\n  out:\n    merge_method: passthrough\n"
+        f"    slices: {slices(layers)}\n"
+    )
+    scratch.build()
+    expect(family, scratch.output("out"), expected)
+
+
+def test_deepseek_counts_its_layers_without_experts(tmp_path: Path) -> None:
+    family = FAMILIES["deepseek-v3"]
+    family.make(tmp_path / "a", 0)
+    models = {"a": family.load(tmp_path / "a")}
+    layers = [("a", 0), ("a", 0), ("a", 1), ("a", 3)]
+    scratch = Scratch(tmp_path)
+    scratch.write(
+        "mergebuild: 1\nsources: {a: ./a}\nnodes:\n  out:\n    merge_method: passthrough\n"
+        f"    slices: {slices(layers)}\n"
+    )
+    scratch.build()
+    found = expect(family, scratch.output("out"), assembled(models, "model.layers", layers, ()))
+    assert found.config.first_k_dense_replace == 2

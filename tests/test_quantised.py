@@ -177,6 +177,21 @@ def test_the_command_says_what_it_reads(tmp_path: Path) -> None:
     assert kit.loaded(tmp_path / "out").config.num_hidden_layers == 4
 
 
+def test_it_agrees_with_transformers(tmp_path: Path) -> None:
+    """Weight by weight, with what transformers makes of the same file."""
+    import transformers
+
+    _, plain = fp8(tmp_path / "a")
+    quantised: Any = transformers.FineGrainedFP8Config
+    loaded = kit.loaded(
+        tmp_path / "a",
+        quantization_config=quantised(weight_block_size=(4, 8), dequantize=True),
+        dtype=torch.float32,
+    )
+    for name, weight in loaded.state_dict().items():
+        assert weight.float().equal(plain[name])
+
+
 def test_only_what_a_changed_scale_touches_is_made_again(tmp_path: Path) -> None:
     path, _ = fp8(tmp_path / "a")
     kit.llama(tmp_path / "b", dtype="bfloat16", seed=1)
