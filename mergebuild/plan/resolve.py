@@ -54,7 +54,8 @@ class Remarks:
             yield Problem(
                 f"node '{node.name}': shapes differ between the inputs\n{sizes_table(self.sizes)}",
                 node.at,
-                "inputs of one node must be of one architecture and one size",
+                "inputs of one node must be of one architecture and one size; where only the "
+                "vocabularies differ, say which tokens to write: tokenizer_source: base or union",
             )
         for (message, at, hint), tensors in self.problems.items():
             yield Problem(f"node '{node.name}': {message}: {some(tensors)}", at, hint)
