@@ -32,6 +32,10 @@ from mergebuild.plan import Looked, Plan, Settings, make_plan
 from mergebuild.plan import look as look_at
 from mergebuild.plan.opening import HUB
 from mergebuild.recipe import Recipe, load_recipe
+from mergebuild.remote import Remotes
+from mergebuild.remote.keyring import own_signer
+from mergebuild.remote.places import is_local
+from mergebuild.remote.push import Pushing, push
 from mergebuild.share.lock import (
     Lock,
     check_portable,
@@ -47,7 +51,7 @@ from mergebuild.share.lock import (
     read_lock,
     without,
 )
-from mergebuild.site import Site, load_site
+from mergebuild.site import Remote, Site, load_site
 
 CACHE_VARIABLE: Final = "MERGEBUILD_CACHE"
 
@@ -130,12 +134,14 @@ def plan(
     site: Site | None = None,
     lock: Lock | None = None,
     locked: bool = False,
+    remotes: Sequence[Remote] | None = None,
     sink: Sink = silent,
 ) -> Plan:
     """Decide what building a recipe takes. Nothing is written but the memo of source digests.
 
     `select` names nodes (`name`, `+name`, `name+`), default all outputs; `outputs` says where
-    nodes are published, over what the recipe says. What is not as the lock has it is an error if
+    nodes are published, over what the recipe says. What `remotes` hold, in their order (default:
+    the site's), is fetched rather than computed. What is not as the lock has it is an error if
     the plan is to be `locked`, else a warning. Raises MergebuildError, before any source is read if
     `settings` name a device that cannot compute here.
     """
@@ -162,6 +168,7 @@ def plan(
         )
     if locked and lock is not None:
         hold_includes(recipe, lock)
+    asked = site.remotes if remotes is None else remotes
     made = make_plan(
         recipe,
         cache=Cache(Path(cache) if cache is not None else default_cache(site)),
@@ -169,6 +176,7 @@ def plan(
         selectors=select,
         outputs=outputs,
         settings=settings,
+        remotes=Remotes([r for r in asked if is_local(r.url) or not settings.offline], sink),
         sink=sink,
     )
     if lock is not None:
@@ -245,6 +253,8 @@ def build(
     plan: Plan, *, options: Options | None = None, locked: bool = False, sink: Sink = silent
 ) -> BuildFinished:
     """Carry out a plan; a fresh one touches nothing. The run is logged under the cache's `runs/`.
+    What was computed is sent to those of the plan's remotes that want it; whether it arrived does
+    not matter to the build.
 
     What was built and is not what the lock says is an error if it is `locked`, else a warning.
     Raises MergebuildError.
@@ -268,4 +278,14 @@ def _carried_out(plan: Plan, options: Options | None, sink: Sink) -> BuildFinish
             print(json.dumps(to_json(event)), file=log, flush=True)
             sink(event)
 
-        return carry_out(plan, methods=registry(), run=run, options=options, sink=both)
+        pushed = [remote for remote in plan.remotes if remote.push]
+        how = Pushing(own_signer(), jobs=plan.settings.threads) if pushed else Pushing()
+        finished = carry_out(plan, methods=registry(), run=run, options=options, sink=both)
+        for remote in pushed:
+            push(plan.cache, _made(plan), remote, plan.remotes.store(remote.name), how, both)
+        return finished
+
+
+def _made(plan: Plan) -> list[str]:
+    """The checkpoints of which a build computes something."""
+    return [node.key for node in plan.nodes.values() if node.stored and node.compute]

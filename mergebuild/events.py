@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, TypeAlias
 
-How: TypeAlias = Literal["computed", "copied", "linked", "resumed"]
+How: TypeAlias = Literal["computed", "copied", "linked", "fetched", "resumed"]
 """How a tensor of a new checkpoint came to be."""
 
 
@@ -78,15 +78,48 @@ class Uploaded:
 
 
 @dataclass(frozen=True, slots=True)
+class Transferring:
+    """So many files of a checkpoint are about to be sent to a remote, or to come from it."""
+
+    what: Literal["push", "pull"]
+    remote: str
+    checkpoint: str
+    node: str
+    files: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Transferred:
+    """So many more bytes of it are there; fewer than none where something had to begin anew."""
+
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What became of a checkpoint that was to be pushed or pulled."""
+
+    what: Literal["push", "pull"]
+    remote: str
+    checkpoint: str
+    node: str
+    how: Literal["done", "already there", "failed"]
+    files: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Work:
     """What a build is about to do for one node: `bytes` is the size of its tensors, `read` what
-    comes from sources and cache, `written` what goes to the cache."""
+    comes from sources and cache, `fetched` from remotes, `written` what goes to the cache."""
 
     node: str
     tensors: int
     bytes: int
     read: int
     written: int
+    fetched: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +204,7 @@ class BuildFinished:
     written: int
     built: tuple[str, ...]
     published: tuple[str, ...]
+    fetched: int = 0
     error: str | None = None
 
 
@@ -183,6 +217,9 @@ Event: TypeAlias = (
     | Fetched
     | Uploading
     | Uploaded
+    | Transferring
+    | Transferred
+    | Shared
     | BuildStarted
     | NodeStarted
     | TensorDone

@@ -99,6 +99,12 @@ def user_folder() -> Path:
     return (Path(said) if said else Path("~/.config").expanduser()) / "mergebuild"
 
 
+def project_folder(directory: Path) -> Path:
+    """The folder of the project's site file; the directory itself if there is none."""
+    found = _project(directory)
+    return found.parent if found is not None else directory
+
+
 def _project(directory: Path) -> Path | None:
     """The nearest site file. What lies above the repository or the home may be anybody's."""
     home = Path("~").expanduser()

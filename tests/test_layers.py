@@ -25,6 +25,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("vocabulary",),
     ("graph",),
     ("cache",),
+    ("remote",),
     ("plan",),
     ("share",),
     ("engine",),
@@ -52,11 +53,15 @@ ONLY: dict[str, tuple[str, ...]] = {
 # Every third party, and who may import it. "Lazily" is inside a function, so that the module can
 # be imported without it: planning must not load torch.
 THIRD_PARTIES: dict[str, tuple[str, ...]] = {
+    "cryptography": (),
+    "fsspec": (),
+    "gcsfs": (),
     "huggingface_hub": (),
     "networkx": ("graph", "plan", "share"),
     "numba": ("kernels",),
     "numpy": ("kernels",),
     "rich": ("console", "report"),
+    "s3fs": (),
     "tokenizers": (),
     "torch": ("kernels",),
     "typer": ("cli",),
@@ -64,7 +69,11 @@ THIRD_PARTIES: dict[str, tuple[str, ...]] = {
     "yaml": ("recipe", "checkpoint", "share"),
 }
 LAZILY: dict[str, tuple[str, ...]] = {
-    "huggingface_hub": ("checkpoint", "share"),
+    "cryptography": ("remote",),
+    "fsspec": ("remote",),
+    "gcsfs": ("remote",),
+    "huggingface_hub": ("checkpoint", "remote", "share"),
+    "s3fs": ("remote",),
     "tokenizers": ("vocabulary",),
     "torch": ("methods",),
     "numpy": ("methods",),

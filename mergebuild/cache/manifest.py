@@ -91,6 +91,15 @@ class Manifest:
         return shards | {name: record.mtime for name, record in self.files.items()}
 
 
+def checkpoint_digest(tensors: Mapping[str, str], files: Mapping[str, str]) -> str:
+    """A checkpoint's key: what it is, from the keys of its tensors and the digests of the side
+    files that make it work."""
+    return fields_digest(
+        "checkpoint",
+        [*sorted(tensors.items()), *((f"file {name}", files[name]) for name in sorted(files))],
+    )
+
+
 def shard_layout(header: bytes, keys: Iterable[tuple[str, str]]) -> str:
     """The digest of all that a shard holds: its header, and its tensors' names and keys."""
     return fields_digest("shard", [("header", header), *sorted(keys)])
@@ -176,14 +185,22 @@ def read_manifest(folder: Path) -> Manifest | None:
     except OSError as error:
         raise CheckpointError.of(f"cannot read manifest '{path}': {error.strerror}") from error
     try:
-        if len(data) > _LARGEST:
-            raise ValueError("larger than 256 MiB")
-        text = data[: -len(_seal(b""))]
-        if data != text + _seal(text):
-            raise ValueError("it is not what was written")
-        return _from_json(json.loads(data))
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
+        return from_text(data)
+    except ValueError as error:
         raise CheckpointError.of(f"manifest '{path}' is damaged: {error}") from error
+
+
+def from_text(data: bytes) -> Manifest:
+    """A manifest from untrusted text. Raises ValueError for what was not written so."""
+    if len(data) > _LARGEST:
+        raise ValueError("larger than 256 MiB")
+    text = data[: -len(_seal(b""))]
+    if data != text + _seal(text):
+        raise ValueError("it is not what was written")
+    try:
+        return _from_json(json.loads(data))
+    except (TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
+        raise ValueError(str(error)) from error
 
 
 def claims(folder: Path) -> bool:
@@ -224,7 +241,7 @@ def _from_json(data: Any) -> Manifest:
             key=str(entry["key"]),
             dtype=expression.dtype,
             shape=shape,
-            shard=_plain(entry["shard"]),
+            shard=plain_name(entry["shard"]),
             offset=_count(entry["offset"]),
             size=_count(entry["size"]),
             digest=str(entry["digest"]),
@@ -236,8 +253,8 @@ def _from_json(data: Any) -> Manifest:
         created=str(data["created"]),
         versions=dict(data["versions"]),
         tensors=tensors,
-        shards={_plain(n): _shard_record(v) for n, v in data["shards"].items()},
-        files={_inside(n): _file_record(v) for n, v in data["files"].items()},
+        shards={plain_name(n): _shard_record(v) for n, v in data["shards"].items()},
+        files={inside_name(n): _file_record(v) for n, v in data["files"].items()},
         provenance=dict(data["provenance"]),
     )
 
@@ -260,13 +277,15 @@ def _count(number: int) -> int:
     return number
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
+    """A name of a file in the checkpoint's own folder. Raises ValueError for any other."""
     if not name or "/" in name or name in (".", ".."):
         raise ValueError(f"{name!r} is not a file name")
     return name
 
 
-def _inside(name: str) -> str:
+def inside_name(name: str) -> str:
+    """A relative path that stays below the checkpoint's folder. Raises ValueError."""
     if not all(part and part not in (".", "..") for part in name.split("/")):
         raise ValueError(f"{name!r} is not a relative path")
     return name

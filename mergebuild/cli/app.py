@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from mergebuild.cli import building, cache, exchange, locking, looking, publishing
+from mergebuild.cli import building, cache, exchange, locking, looking, publishing, sharing
 from mergebuild.cli.signals import interruptible
 from mergebuild.errors import MergebuildError
 
@@ -36,6 +36,9 @@ app.command()(exchange.export)
 app.command()(publishing.publish)
 app.command()(publishing.provenance)
 app.command()(cache.verify)
+app.command()(sharing.push)
+app.command()(sharing.pull)
+app.add_typer(sharing.keys, name="keys")
 app.add_typer(cache.cache, name="cache")
 
 

@@ -22,7 +22,9 @@ from mergebuild.cli.options import (
     Offline,
     Outputs,
     RecipeFile,
+    RemoteUrls,
     ShardSize,
+    Signed,
     Sources,
     Strict,
     Variables,
@@ -30,6 +32,7 @@ from mergebuild.cli.options import (
     here,
     pairs,
     places,
+    the_remotes,
 )
 from mergebuild.cli.sinks import complain, event_sink
 from mergebuild.console.plain import json_sink, plain_sink
@@ -46,7 +49,7 @@ from mergebuild.events import BuildFinished, Sink, Warned, silent
 from mergebuild.plan import Plan
 from mergebuild.recipe import Recipe
 from mergebuild.share.lock import Lock, lock_path, read_lock
-from mergebuild.site import Site, load_site
+from mergebuild.site import Remote, Site, load_site
 
 STALE = 3
 
@@ -66,6 +69,7 @@ def _plan(
     locked: bool = False,
     offline: bool = False,
     sink: Sink = silent,
+    remotes: Sequence[Remote] = (),
 ) -> Plan:
     site = load_site()
     size = byte_size(shard_size) if shard_size is not None else None
@@ -83,6 +87,7 @@ def _plan(
         site=site,
         lock=lock,
         locked=locked,
+        remotes=remotes,
         sink=sink,
     )
 
@@ -121,6 +126,8 @@ def build(
     source: Sources = None,
     out: Outputs = None,
     cache: CacheFolder = None,
+    remote: RemoteUrls = None,
+    require_signatures: Signed = False,
     jobs: Jobs = None,
     chunk: Annotated[
         int | None,
@@ -167,9 +174,10 @@ def build(
         )
     with ExitStack() as stack:
         sink = event_sink(stack, json_)
+        remotes = the_remotes(remote, require_signatures)
         plan = _plan(
             recipe, nodes, set_, source, out, cache, strict,
-            jobs, chunk, shard_size, device, locked, offline, sink,
+            jobs, chunk, shard_size, device, locked, offline, sink, remotes,
         )  # fmt: skip
         homeless = [name for name in plan.targets if plan.recipe.outputs.get(name, Path()) is None]
         for name in homeless:
@@ -204,6 +212,8 @@ def plan(
     source: Sources = None,
     out: Outputs = None,
     cache: CacheFolder = None,
+    remote: RemoteUrls = None,
+    require_signatures: Signed = False,
     jobs: Jobs = None,
     shard_size: ShardSize = None,
     strict: Strict = False,
@@ -213,9 +223,10 @@ def plan(
 ) -> None:
     """Show what a build would do, and what it would read, write and need."""
     sink = plain_sink(complain)
+    remotes = the_remotes(remote, require_signatures)
     made = _plan(
         recipe, nodes, set_, source, out, cache, strict, jobs,
-        shard_size=shard_size, locked=locked, offline=offline, sink=sink,
+        shard_size=shard_size, locked=locked, offline=offline, sink=sink, remotes=remotes,
     )  # fmt: skip
     typer.echo(json.dumps(plan_json(made), indent=1) if json_ else plan_text(made))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
@@ -12,6 +13,7 @@ import mergebuild.api as api
 from mergebuild.cache import Cache
 from mergebuild.errors import UsageError
 from mergebuild.measures import parse_size, parse_time
+from mergebuild.site import Remote, load_site
 
 RecipeFile: TypeAlias = Annotated[Path, typer.Argument(help="A recipe or a mergekit file.")]
 Nodes: TypeAlias = Annotated[
@@ -54,6 +56,19 @@ Locked: TypeAlias = Annotated[
 ]
 Json: TypeAlias = Annotated[bool, typer.Option("--json", help="Write JSON to standard output.")]
 
+RemoteUrls: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--remote",
+        metavar="URL|NAME",
+        help="A shared place: a folder, s3://, gs:// or hf:// (default: those of the site file).",
+    ),
+]
+Signed: TypeAlias = Annotated[
+    bool,
+    typer.Option("--require-signatures", help="Of remotes, use only what a trusted key signed."),
+]
+
 
 def byte_size(text: str) -> int:
     """A size in bytes: a number with kB, MB, GB or without. Raises UsageError."""
@@ -74,6 +89,18 @@ def time_span(text: str) -> float:
 def the_cache(given: Path | None) -> Cache:
     """The cache that --cache names, or the default one."""
     return Cache(given if given is not None else api.default_cache())
+
+
+def the_remotes(given: Sequence[str] | None, require_signatures: bool = False) -> list[Remote]:
+    """The remotes that --remote names, by URL or as the site file calls them, in order; without
+    it all that the site file has."""
+    said = load_site().remotes
+    known = {remote.url: remote for remote in said} | {remote.name: remote for remote in said}
+    chosen = [known.get(one, Remote(one, one)) for one in given] if given else list(said)
+    return [
+        replace(r, require_signatures=r.require_signatures or require_signatures)
+        for r in dict.fromkeys(chosen)
+    ]
 
 
 def here(place: str) -> str:

@@ -18,6 +18,7 @@ from rich.progress import (
 )
 
 from mergebuild.console.plain import summary, waiting
+from mergebuild.console.sharing import shared_text, transferring_text
 from mergebuild.console.words import duration, listing, plural
 from mergebuild.events import (
     BuildFinished,
@@ -32,7 +33,10 @@ from mergebuild.events import (
     NodeBuilt,
     NodeStarted,
     OutputPublished,
+    Shared,
     TensorDone,
+    Transferred,
+    Transferring,
     Uploaded,
     Uploading,
     Verified,
@@ -109,6 +113,21 @@ class LiveView(AbstractContextManager["LiveView"]):
                     self._progress.advance(self._digesting, count)
                     if self._progress.finished:
                         self._progress.update(self._digesting, state="[green]uploaded")
+            case Transferring():
+                self._digesting = self._progress.add_task(
+                    transferring_text(event).partition(": ")[0],
+                    total=event.bytes,
+                    state="",
+                    tensors=plural(event.files, "file"),
+                )
+            case Transferred(count):
+                if self._digesting is not None:
+                    self._progress.advance(self._digesting, count)
+            case Shared():
+                if self._digesting is not None:
+                    self._progress.update(self._digesting, state=f"[dim]{event.how}")
+                line = shared_text(event)
+                self._console.print(line, markup=False, highlight=False)
             case BuildStarted():
                 self._begin(event)
             case NodeStarted(node):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
+from mergebuild.console.sharing import shared_text, transferring_text
 from mergebuild.console.words import duration, plural, size
 from mergebuild.events import (
     BuildFinished,
@@ -16,7 +17,9 @@ from mergebuild.events import (
     NodeBuilt,
     NodeStarted,
     OutputPublished,
+    Shared,
     Sink,
+    Transferring,
     Uploading,
     Verifying,
     Waiting,
@@ -46,13 +49,19 @@ def plain_sink(write: Print) -> Sink:
                 write(f"uploading to '{repo}': {plural(files, 'file')} ({size(count)})")
             case NodeStarted(node):
                 item = work[node]
+                fetches = f", fetches {size(item.fetched)}" if item.fetched else ""
                 write(
-                    f"building '{node}': {plural(item.tensors, 'tensor')}, reads {size(item.read)}"
+                    f"building '{node}': {plural(item.tensors, 'tensor')}, "
+                    f"reads {size(item.read)}{fetches}"
                 )
             case NodeBuilt(node, _, seconds):
                 write(f"built '{node}' in {duration(seconds)}")
             case OutputPublished(node, path, how):
                 write(f"published '{node}' to {path} ({how})")
+            case Transferring():
+                write(transferring_text(event))
+            case Shared():
+                write(shared_text(event))
             case Waiting(host, pid, count):
                 write(waiting(host, pid, count))
             case Verifying(name, count):
@@ -94,6 +103,7 @@ def summary(event: BuildFinished) -> str:
             (event.computed, "computed"),
             (event.copied, "copied"),
             (event.linked, "linked"),
+            (event.fetched, "fetched"),
             (event.resumed, "resumed"),
         )
         if count

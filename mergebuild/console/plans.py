@@ -9,7 +9,7 @@ from mergebuild.checkpoint.hub import Snapshot
 from mergebuild.console.words import listing, plural, size
 from mergebuild.expression import Operand, RowsView, fields, view_fields
 from mergebuild.plan import NodePlan, Plan, Reason
-from mergebuild.plan.costs import read_bytes, written_bytes
+from mergebuild.plan.costs import fetched_bytes, read_bytes, written_bytes
 from mergebuild.plan.reasons import value_text
 from mergebuild.recipe import NodeRef
 
@@ -29,7 +29,8 @@ def plan_text(plan: Plan) -> str:
     if wanted:
         lines.append(
             f"{plural(len(wanted), 'node')} to build: reads {size(costs.read)}, "
-            f"writes {size(costs.written)}; needs {size(costs.disk)} of free disk "
+            + (f"fetches {size(costs.fetched)}, " if costs.fetched else "")
+            + f"writes {size(costs.written)}; needs {size(costs.disk)} of free disk "
             f"and about {size(costs.memory)} of memory"
         )
     elif plan.fresh:
@@ -49,7 +50,11 @@ def _node(plan: Plan, name: str, node: NodePlan, width: int) -> Iterator[str]:
         if node.stored:
             yield f"{indent}{node.node.method}: reads {reads}, writes {size(written_bytes(node))}"
         else:
-            yield f"{indent}{node.node.method}: reads {reads}, kept in flight only"
+            yield f"{indent}{node.node.method}: reads {reads}, in flight only"
+    for remote in dict.fromkeys(there.remote for there in node.fetch.values()):
+        tensors = [there for there in node.fetch.values() if there.remote == remote]
+        fetched = size(sum(there.size for there in tensors))
+        yield f"{indent}fetches {plural(len(tensors), 'tensor')} ({fetched}) from {remote}"
     for note in node.notes:
         yield f"{indent}note: {note}"
     if node.output is not None and not node.output.fresh:
@@ -61,6 +66,8 @@ def state_text(node: NodePlan) -> str:
     if not node.wanted:
         return "fresh"
     total = len(node.outline.tensors)
+    if node.fetch and not node.compute:
+        return f"stale: {plural(len(node.fetch), 'tensor')} to fetch"
     if node.state == "partly stale":
         return f"partly stale: {len(node.compute)} of {plural(total, 'tensor')} to compute"
     return f"stale: {plural(len(node.compute), 'tensor')} to compute"
@@ -127,12 +134,7 @@ def explain_tensor(plan: Plan, name: str, tensor: str) -> str:
     if expression.unchanged:
         lines.append("  it passes through unchanged and keeps its input's key")
     if node.wanted:
-        how = (
-            "computed"
-            if tensor in node.compute
-            else f"copied from {node.reuse[tensor].region.path}"
-        )
-        lines.append(f"  it will be {how}")
+        lines.append(f"  it will be {_how(node, tensor)}")
     return "\n".join(lines)
 
 
@@ -145,6 +147,12 @@ def _view(node: NodePlan, operand: Operand, view: RowsView) -> Iterator[str]:
             read = node.tables[view.table].reads[field.subject]
             label += f" of '{part.model}' ({part.tensor}, {plural(read, 'row')})"
         yield f"    {label:<22} {value_text(field.value)}"
+
+
+def _how(node: NodePlan, tensor: str) -> str:
+    if tensor in node.reuse:
+        return f"copied from {node.reuse[tensor].region.path}"
+    return f"fetched from {node.fetch[tensor].remote}" if tensor in node.fetch else "computed"
 
 
 def plan_json(plan: Plan) -> dict[str, Any]:
@@ -164,6 +172,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "costs": {
             "read": plan.costs.read,
             "written": plan.costs.written,
+            "fetched": plan.costs.fetched,
             "disk": plan.costs.disk,
             "memory": plan.costs.memory,
         },
@@ -191,9 +200,11 @@ def _node_json(plan: Plan, name: str, node: NodePlan) -> dict[str, Any]:
         "compute": sorted(node.compute),
         "copy": sorted(node.reuse.keys() - linked),
         "link": sorted(linked),
+        "fetch": sorted(node.fetch),
         "reasons": [{"text": r.text, "tensors": list(r.tensors)} for r in node.reasons],
         "notes": list(node.notes),
         "read": read_bytes(node, plan.nodes) if node.wanted else 0,
+        "fetched": fetched_bytes(node),
         "written": written_bytes(node),
         "output": (
             {

@@ -10,7 +10,7 @@ from mergebuild.cache import Cache, to_text
 from mergebuild.cache.registry import register
 from mergebuild.cache.staging import Staging
 from mergebuild.checkpoint.safetensors import index_name, index_text
-from mergebuild.engine.evaluate import check_linked, compute_tensor, copy_tensor
+from mergebuild.engine.evaluate import check_linked, compute_tensor, copy_tensor, fetch_tensor
 from mergebuild.engine.outputs import publish_output, side_file_content
 from mergebuild.engine.places import Places
 from mergebuild.engine.resume import sound_tensors
@@ -24,8 +24,9 @@ from mergebuild.kernels import Kernels
 from mergebuild.kernels.choose import kernels_of_run
 from mergebuild.methods.declaration import Method
 from mergebuild.plan import NodePlan, Plan
-from mergebuild.plan.costs import read_bytes, tensor_bytes, written_bytes
+from mergebuild.plan.costs import fetched_bytes, read_bytes, tensor_bytes, written_bytes
 from mergebuild.recipe import NodeRef
+from mergebuild.remote import Downloads
 from mergebuild.share.card import licence_warnings, papers
 from mergebuild.share.provenance import manifest_of
 
@@ -50,7 +51,8 @@ def carry_out(
     """Bring every target of a plan up to date.
 
     Raises BuildError, CheckpointError or CapacityError when a node fails, what was finished until
-    then being kept for the next build; Unsound when the cache is not what the plan relies on.
+    then being kept for the next build; Unsound or Missed when the cache or a remote is not what
+    the plan relies on.
     """
     wanted = {name: node for name, node in plan.nodes.items() if node.wanted}
     tally = Tally(run, sink)
@@ -91,7 +93,8 @@ def announced(plan: Plan, run: str) -> BuildStarted:
 def _work(name: str, node: NodePlan, plan: Plan) -> Work:
     tensors = work_of(node)
     size = sum(tensor_bytes(node.outline.tensors[tensor]) for tensor in tensors)
-    return Work(name, len(tensors), size, read_bytes(node, plan.nodes), written_bytes(node))
+    read = read_bytes(node, plan.nodes)
+    return Work(name, len(tensors), size, read, written_bytes(node), fetched_bytes(node))
 
 
 def _register(plan: Plan) -> None:
@@ -120,6 +123,7 @@ class Run:
         self._tally = tally
         self._options = options
         self._places = Places(plan)
+        self._downloads = Downloads()
         self._kernels: Kernels
 
     def nodes(self, wanted: Mapping[str, NodePlan]) -> None:
@@ -133,6 +137,7 @@ class Run:
             with kernels_of_run(self._plan.settings.device) as self._kernels:
                 Workers(todo, self._task, self._plan.settings.threads, self._places.stop).run()
         finally:
+            self._downloads.close()
             self._places.close()
 
     def _stage(self, wanted: Mapping[str, NodePlan]) -> Schedule:
@@ -174,6 +179,10 @@ class Run:
         writer = self._places.writer(node, tensor, read_again=self._tally.read_again(task))
         if tensor in node.reuse:
             return "copied", copy_tensor(node, tensor, self._places, writer), writer.landing
+        if tensor in node.fetch:
+            remotes, downloads = self._plan.remotes, self._downloads
+            digest = fetch_tensor(node, tensor, writer, remotes, downloads)
+            return "fetched", digest, writer.landing
         digest = compute_tensor(
             node,
             tensor,
@@ -195,7 +204,7 @@ class Run:
         """Let go of what this task was the last to read."""
         name, tensor = task
         node = self._plan.nodes[name]
-        if tensor in node.reuse:
+        if tensor not in node.compute:
             return
         operands = node.expressions[tensor].operands
         for reference, read in {(node.models[p.model], p.tensor) for o in operands for p in o.read}:

@@ -1,4 +1,4 @@
-"""Making one tensor: computing it, or copying it from where it lies already."""
+"""Making one tensor: computing it, copying it from where it lies already, or fetching it."""
 
 from __future__ import annotations
 
@@ -16,6 +16,9 @@ from mergebuild.kernels.random import stream
 from mergebuild.methods.declaration import Method, Operands
 from mergebuild.operations import OPERATIONS
 from mergebuild.plan import NodePlan
+from mergebuild.remote.fetch import Downloads, Missed
+from mergebuild.remote.remotes import Remotes
+from mergebuild.remote.store import Damaged, RemoteError
 
 _BLOCK = 1 << 20
 
@@ -42,6 +45,28 @@ def copy_tensor(node: NodePlan, tensor: str, places: Places, writer: Writer) -> 
         if cached.checkpoint is None:
             raise changed(cached.region.path)
         raise Unsound(cached.checkpoint, f"tensor '{tensor}' is not what was written")
+    return digest
+
+
+def fetch_tensor(
+    node: NodePlan, tensor: str, writer: Writer, remotes: Remotes, downloads: Downloads
+) -> str:
+    """Download a tensor from the remote that claims to hold it.
+
+    Returns its content digest; its bytes are compared with what the claim says on the way. Raises
+    Missed if they cannot be had or are others.
+    """
+    there = node.fetch[tensor]
+    try:
+        downloads.fetch(
+            remotes.store(there.remote), there.blob, there.offset, there.size, there.sha256,
+            lambda at, piece: writer.write(at // writer.itemsize, piece),
+        )  # fmt: skip
+        digest = writer.finish()
+        if digest != there.digest:
+            raise Damaged(f"tensor '{tensor}' is not what it is said to be")
+    except RemoteError as error:
+        raise Missed(there, error) from error
     return digest
 
 

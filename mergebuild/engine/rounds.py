@@ -1,7 +1,8 @@
 """A build from a plan until all is up to date: as a rule one round.
 
 A rival that is making the same is waited for; where the cache turns out not to be what the plan
-relies on, what is damaged is set aside. After either, it is planned again.
+relies on, what is damaged is set aside, and what a remote does not have after all is done without.
+After any of these, it is planned again.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from mergebuild.engine.space import check_space, failure
 from mergebuild.events import BuildFinished, Sink, Waiting, Warned, silent
 from mergebuild.methods.declaration import Method
 from mergebuild.plan import Plan, make_plan
+from mergebuild.remote import Missed
 
 _LOOK_AGAIN: Final = 0.1
 _PATIENCE: Final = 3
@@ -59,6 +61,8 @@ def build(
                         if unsound[error.key] > _PATIENCE:
                             raise
                         _set_aside(plan, error, sink)
+                    except Missed as miss:
+                        plan.remotes.give_up(miss.tensor, miss.why)
                 else:
                     _make_way(plan)
                 plan = _again(plan, methods, sink)
@@ -117,5 +121,6 @@ def _again(plan: Plan, methods: Mapping[str, Method], sink: Sink) -> Plan:
         selectors=plan.targets,
         outputs={n.node.name: n.output.path for n in plan.nodes.values() if n.output is not None},
         settings=plan.settings,
+        remotes=plan.remotes,
         sink=sink,
     )

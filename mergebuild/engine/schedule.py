@@ -26,9 +26,13 @@ class Schedule:
 
 
 def work_of(node: NodePlan) -> list[str]:
-    """The tensors of a node that have to be computed, copied or, where whole shards are linked,
-    checked; in order."""
-    return list(node.outline.tensors) if node.stored else sorted({*node.compute, *node.reuse})
+    """The tensors of a node that have to be computed, fetched, copied or, where whole shards are
+    linked, checked; in order."""
+    return (
+        list(node.outline.tensors)
+        if node.stored
+        else sorted({*node.compute, *node.reuse, *node.fetch})
+    )
 
 
 def schedule(plan: Plan, done: Collection[Task] = ()) -> Schedule:

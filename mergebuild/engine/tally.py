@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from threading import Lock
+from typing import get_args
 
 from mergebuild.engine.schedule import Schedule, Task
 from mergebuild.events import (
@@ -33,7 +34,7 @@ class Tally:
         self._started: dict[str, float] = {}
         self._left: dict[str, int] = {}
         self._readers: dict[Task, int] = {}
-        self._counts: dict[How, int] = {"computed": 0, "copied": 0, "linked": 0, "resumed": 0}
+        self._counts: dict[How, int] = dict.fromkeys(get_args(How), 0)
         self._digests: dict[str, dict[str, str]] = {}
         self._remarks: dict[str, dict[str, int]] = {}
         self._built: list[str] = []
@@ -63,7 +64,7 @@ class Tally:
         """A tensor is where it belongs; `digest` is of its content."""
         with self._lock:
             self._counts[how] += 1
-            self._written += size if how in ("computed", "copied") else 0
+            self._written += size if how in ("computed", "copied", "fetched") else 0
             self._digests.setdefault(node, {})[tensor] = digest
             self._sink(TensorDone(node, tensor, how, size))
 
@@ -120,6 +121,7 @@ class Tally:
             copied=self._counts["copied"],
             linked=self._counts["linked"],
             resumed=self._counts["resumed"],
+            fetched=self._counts["fetched"],
             written=self._written,
             built=tuple(self._built),
             published=tuple(self._published),

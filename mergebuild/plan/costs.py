@@ -12,6 +12,7 @@ from mergebuild.operations import EXTRACT
 from mergebuild.plan.model import Costs, NodePlan
 from mergebuild.plan.outline import TensorOutline
 from mergebuild.recipe import NodeRef
+from mergebuild.remote.fetch import AHEAD, RANGE
 
 RUNTIME_BYTES = 300 << 20
 """What Python with torch takes before it does anything."""
@@ -53,6 +54,11 @@ def _shares(node: NodePlan, operand: Operand) -> Iterator[tuple[Operand, Fractio
         yield part, Fraction(rows, len(table))
 
 
+def fetched_bytes(node: NodePlan) -> int:
+    """Bytes that building a node downloads from remotes."""
+    return sum(tensor.size for tensor in node.fetch.values())
+
+
 def whole_bytes(node: NodePlan) -> int:
     """The most that one thread holds of whole matrices: float64 of two and of a square of the
     shorter side, decomposed."""
@@ -79,7 +85,10 @@ def written_bytes(node: NodePlan) -> int:
 def in_flight_bytes(nodes: Iterable[NodePlan]) -> int:
     """The most that scratch files of `keep: never` nodes take, counted one tensor a node."""
     sizes = [
-        max((tensor_bytes(node.outline.tensors[name]) for name in node.compute), default=0)
+        max(
+            (tensor_bytes(node.outline.tensors[name]) for name in (*node.compute, *node.fetch)),
+            default=0,
+        )
         for node in nodes
         if node.wanted and not node.stored
     ]
@@ -96,9 +105,13 @@ def costs_of(nodes: Mapping[str, NodePlan], jobs: int, chunk: int) -> Costs:
     chunks = chunk * 4 * CHUNK_COPIES * (operands + 1)
     working = jobs * max(chunks, *map(whole_bytes, wanted), 0)
     written = sum(written_bytes(node) for node in wanted)
+    fetched = sum(fetched_bytes(node) for node in wanted)
+    if fetched:
+        working += jobs * AHEAD * RANGE
     return Costs(
         read=sum(read_bytes(node, nodes) for node in wanted),
         written=written,
         disk=written + jobs * in_flight_bytes(wanted),
         memory=RUNTIME_BYTES + working if wanted else 0,
+        fetched=fetched,
     )

@@ -1,6 +1,7 @@
 """What is there already, what is stale, and what has to be done about it.
 
-Reads manifests and the derived index; decides, and does nothing.
+Reads manifests, the derived index and, of what would else be computed, what remotes claim to
+hold; decides, and does nothing.
 """
 
 from __future__ import annotations
@@ -19,11 +20,13 @@ from mergebuild.checkpoint.safetensors import (
     plan_shards,
     single_shard,
 )
+from mergebuild.plan.costs import tensor_bytes
 from mergebuild.plan.model import Leaf, NodePlan, OutputPlan, Reason, State
 from mergebuild.plan.node import Outlined
 from mergebuild.plan.outline import Outline, checkpoint_key
 from mergebuild.plan.reasons import changes
 from mergebuild.recipe import NodeRef, Recipe, Source
+from mergebuild.remote import Remotes, RemoteTensor, outline_digest
 
 
 class Decisions:
@@ -38,7 +41,8 @@ class Decisions:
         leaves: Mapping[Source, Leaf],
         outputs: Mapping[str, Path],
         shard_size: int,
-        anew: Collection[str] = (),
+        anew: Collection[str],
+        remotes: Remotes,
     ) -> None:
         self._recipe = recipe
         self._cache = cache
@@ -47,6 +51,7 @@ class Decisions:
         self._outputs = outputs
         self._shard_size = shard_size
         self._anew = anew
+        self._remotes = remotes
         self._former = registered(cache, recipe.path)
         self._demanded: dict[str, set[str]] = {name: set() for name in outlined}
         self._index: Index | None = None
@@ -74,12 +79,19 @@ class Decisions:
         wanted = (target and not there) or (bool(demanded) and cached is None)
         compute: frozenset[str] = frozenset()
         reuse: dict[str, CachedTensor] = {}
+        fetch: dict[str, RemoteTensor] = {}
         linked: dict[str, Path] = {}
         shards: tuple[ShardPlan, ...] = ()
         if wanted:
             needed = set(outline.tensors) if stored else demanded
             reuse = self._reuse(outlined, needed, anew)
-            compute = frozenset(needed - reuse.keys())
+            if not anew:
+                fetch = self._fetch(name, outline, key, needed - reuse.keys())
+            if not target and _idle(outline, demanded, reuse, fetch):
+                stored, needed = False, demanded
+                reuse = {tensor: reuse[tensor] for tensor in reuse.keys() & demanded}
+                fetch = {tensor: fetch[tensor] for tensor in fetch.keys() & demanded}
+            compute = frozenset(needed - reuse.keys() - fetch.keys())
             self._demand(outlined, compute)
             if stored:
                 listed = ((n, t.dtype, t.shape) for n, t in outline.tensors.items())
@@ -114,6 +126,7 @@ class Decisions:
             shards=shards,
             output=output,
             notes=outlined.notes,
+            fetch=fetch,
         )
 
     def _demand(self, outlined: Outlined, compute: Collection[str]) -> None:
@@ -147,6 +160,16 @@ class Decisions:
                     found[name] = CachedTensor(region, keys[name])
         return found
 
+    def _fetch(
+        self, name: str, outline: Outline, key: str, lacking: Collection[str]
+    ) -> dict[str, RemoteTensor]:
+        """Where on remotes tensors lie that are not on this machine."""
+        wanted = {tensor: outline.tensors[tensor].key for tensor in sorted(lacking)}
+        kin = outline_digest((n, t.dtype, t.shape) for n, t in outline.tensors.items())
+        found = self._remotes.tensors(key, name, kin, wanted)
+        sizes = {tensor: tensor_bytes(outline.tensors[tensor]) for tensor in found}
+        return {tensor: place for tensor, place in found.items() if place.size == sizes[tensor]}
+
     def _linked(
         self, outline: Outline, shards: tuple[ShardPlan, ...], reuse: Collection[str]
     ) -> dict[str, Path]:
@@ -178,6 +201,19 @@ class Decisions:
             return (Reason("no longer whole in the cache"),)
         outlined = self._outlined[name]
         return tuple(changes(manifest, outlined.expressions, outlined.outline.side_files))
+
+
+def _idle(
+    outline: Outline,
+    demanded: Collection[str],
+    reuse: Collection[str],
+    fetch: Mapping[str, RemoteTensor],
+) -> bool:
+    """Whether completing an intermediate checkpoint would download more that nobody asks for than
+    it would keep of what is computed: then it exists in flight only."""
+    unasked = sum(there.size for tensor, there in fetch.items() if tensor not in demanded)
+    computed = outline.tensors.keys() - set(reuse) - fetch.keys()
+    return unasked > sum(tensor_bytes(outline.tensors[tensor]) for tensor in computed)
 
 
 def planned_layout(shard: ShardPlan, outline: Outline) -> str:

@@ -22,6 +22,7 @@ from mergebuild.expression import Expression
 from mergebuild.plan.outline import Outline
 from mergebuild.recipe import ModelRef, Node, Recipe, Source
 from mergebuild.recipe.spelling import from_root
+from mergebuild.remote import Remotes, RemoteTensor
 from mergebuild.vocabulary.rows import RowTable
 
 
@@ -140,9 +141,10 @@ class OutputPlan:
 class NodePlan:
     """One node.
 
-    `compute` are the tensors whose key is cached nowhere, `reuse` where the others lie; `linked`
-    are whole shards that are in the cache as they are. `wanted` says whether this run builds it,
-    `stored` whether it becomes a checkpoint in the cache or exists in flight only.
+    `compute` are the tensors whose key is nowhere, `reuse` where others lie on this machine, and
+    `fetch` on remotes; `linked` are whole shards that are in the cache as they are. `wanted` says
+    whether this run builds it, `stored` whether it becomes a checkpoint in the cache or exists in
+    flight only.
     `models` maps how operands call a model to the model, `tables` the digests in views to the
     row tables.
     """
@@ -164,17 +166,19 @@ class NodePlan:
     shards: tuple[ShardPlan, ...]
     output: OutputPlan | None
     notes: tuple[str, ...]
+    fetch: Mapping[str, RemoteTensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """Bytes: `read` from sources and cache, `written` to the cache, `disk` that must be free,
-    `memory` that the run will take at its peak (an estimate)."""
+    """Bytes: `read` from sources and cache, `fetched` from remotes, `written` to the cache, `disk`
+    that must be free, `memory` that the run will take at its peak (an estimate)."""
 
     read: int
     written: int
     disk: int
     memory: int
+    fetched: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +192,7 @@ class Plan:
     targets: tuple[str, ...]
     settings: Settings
     costs: Costs
+    remotes: Remotes = field(default_factory=Remotes)
 
     @property
     def fresh(self) -> bool:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mergebuild.cache import checkpoint_digest
 from mergebuild.checkpoint.stacks import ModelLayout, find_layout, head_and_embedding, ties
-from mergebuild.digest import fields_digest
 from mergebuild.expression import RowsView
 
 
@@ -92,14 +92,7 @@ def make_outline(
 
 def checkpoint_key(outline: Outline) -> str:
     """The digest of what a checkpoint is: its tensors and the side files that make it work."""
-    return fields_digest(
-        "checkpoint",
-        [
-            *((name, tensor.key) for name, tensor in sorted(outline.tensors.items())),
-            *(("file " + file.name, file.digest) for file in sorted_files(outline)),
-        ],
+    return checkpoint_digest(
+        {name: tensor.key for name, tensor in outline.tensors.items()},
+        {file.name: file.digest for file in outline.side_files},
     )
-
-
-def sorted_files(outline: Outline) -> list[SideFile]:
-    return sorted(outline.side_files, key=lambda file: file.name)

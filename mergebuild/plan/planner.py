@@ -21,6 +21,7 @@ from mergebuild.plan.node import Outlined
 from mergebuild.plan.outline import Outline
 from mergebuild.plan.vocabularies import Vocabularies
 from mergebuild.recipe import ModelRef, NodeRef, Recipe, Source
+from mergebuild.remote import Remotes
 
 
 def make_plan(
@@ -32,13 +33,14 @@ def make_plan(
     outputs: Mapping[str, Path] | None = None,
     settings: Settings | None = None,
     anew: Collection[str] = (),
+    remotes: Remotes | None = None,
     sink: Sink = silent,
 ) -> Plan:
     """Decide what a build of `recipe` has to do.
 
     `selectors` choose nodes as `graph.select` reads them, default: the outputs. `outputs` says
     where nodes are published, over what the recipe says. Nodes in `anew` are made whatever is
-    cached of them.
+    cached of them. What `remotes` hold is fetched rather than computed.
 
     Raises RecipeError (the recipe does not fit its sources), CheckpointError (a source is
     damaged), UsageError (a selector or output names no node).
@@ -56,7 +58,10 @@ def make_plan(
     outlined = _outline_all(
         recipe, methods, order, {source: leaf.outline for source, leaf in leaves.items()}
     )
-    decisions = Decisions(recipe, cache, outlined, leaves, places, settings.shard_size, anew)
+    remotes = remotes if remotes is not None else Remotes()
+    decisions = Decisions(
+        recipe, cache, outlined, leaves, places, settings.shard_size, anew, remotes
+    )
     nodes = decisions.decide(order, targets)
     return Plan(
         recipe=recipe,
@@ -66,6 +71,7 @@ def make_plan(
         targets=tuple(name for name in order if name in targets),
         settings=settings,
         costs=costs_of(nodes, settings.threads, settings.elements),
+        remotes=remotes,
     )
 
 
