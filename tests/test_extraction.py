@@ -296,7 +296,7 @@ def test_the_command_shows_it(tmp_path: Path) -> None:
     scratch(tmp_path, more=BACK + "outputs: [ex, back]\n")
     planned = kit.run("plan", "recipe.yaml", cwd=tmp_path)
     assert planned.code == 0, planned.stderr
-    for text in ("extract_lora: reads", "apply_lora: reads", "kept in flight only",
+    for text in ("extract_lora: reads", "apply_lora: reads", "in flight only",
                  "differs and is no matrix"):  # fmt: skip
         assert text in planned.stdout
     built = kit.run("build", "recipe.yaml", cwd=tmp_path)
