@@ -11,7 +11,8 @@ from typing import Final
 
 from mergebuild.checkpoint.comparison import Pair
 from mergebuild.checkpoint.reader import Files
-from mergebuild.engine.derived import Derivations, Operand
+from mergebuild.engine.blocks import Operand
+from mergebuild.engine.derived import Derivations
 from mergebuild.plan import Looked
 
 _BLOCK: Final = 1 << 18

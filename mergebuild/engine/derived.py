@@ -11,37 +11,21 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from math import prod
 from threading import Lock
-from typing import Protocol, TypeAlias
+from typing import TypeAlias
 
-from mergebuild.checkpoint.dtypes import itemsize
 from mergebuild.checkpoint.header import TensorInfo
 from mergebuild.checkpoint.lora import DTYPE, Derived, LowRank
 from mergebuild.checkpoint.reader import Files, Reader
 from mergebuild.checkpoint.scaled import Scaled
+from mergebuild.engine.blocks import BlockReader, Operand
 
 Evaluate: TypeAlias = "Callable[[bytearray, str, int, int], memoryview]"
 """From the raw bytes of some rows, their dtype, the first row's number and how many there are, to
 the same rows of the derived tensor as raw float32."""
 
 
-class Operand(Protocol):
-    """A tensor as it can be read, wherever it comes from."""
-
-    @property
-    def dtype(self) -> str: ...
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-
-    @property
-    def itemsize(self) -> int: ...
-
-    def read(self, start: int, stop: int, into: memoryview) -> None:
-        """Raw bytes of the elements from `start` up to `stop`, filling `into` exactly."""
-
-
-class DerivedReader:
-    """One derived tensor, as float32. For one thread; ascending reads evaluate each block once.
+class DerivedReader(BlockReader):
+    """One derived tensor, as float32.
 
     `weight` is what it follows from row by row, [rows, columns] whatever its shape.
     """
@@ -49,58 +33,15 @@ class DerivedReader:
     def __init__(
         self, weight: Operand, evaluate: Evaluate, columns: int, rows_of_block: int
     ) -> None:
-        self.dtype = DTYPE
-        self.shape: tuple[int, ...] = weight.shape
+        super().__init__(DTYPE, weight.shape, columns, rows_of_block)
         self._weight = weight
         self._evaluate = evaluate
-        self._rows = rows_of_block
-        self._columns = columns
-        self._block: tuple[int, memoryview] = -1, memoryview(b"")
 
-    @property
-    def itemsize(self) -> int:
-        return itemsize(DTYPE)
-
-    @property
-    def count(self) -> int:
-        """Number of elements."""
-        return prod(self.shape)
-
-    @property
-    def nbytes(self) -> int:
-        return self.count * self.itemsize
-
-    def read(self, start: int, stop: int, into: memoryview) -> None:
-        """Raw float32 of the elements from `start` up to `stop`, filling `into` exactly.
-
-        Raises CheckpointError if a file ends too early or cannot be read.
-        """
-        item = self.itemsize
-        if not 0 <= start <= stop <= self.count or into.nbytes != (stop - start) * item:
-            raise ValueError(f"[{start}, {stop}) of {self.count} into {into.nbytes} bytes")
-        view = into.cast("B") if into.nbytes else into
-        step = self._rows * self._columns
-        at = start
-        while at < stop:
-            number = at // step
-            block = self._evaluated(number)
-            begin = at - number * step
-            end = min(stop - number * step, len(block) // item)
-            view[(at - start) * item : (at - start + end - begin) * item] = block[
-                begin * item : end * item
-            ]
-            at += end - begin
-
-    def _evaluated(self, number: int) -> memoryview:
-        """The block with this number, of as many rows as there are left."""
-        if self._block[0] != number:
-            first = number * self._rows
-            rows = min(self._rows, self.count // self._columns - first)
-            start, stop = first * self._columns, (first + rows) * self._columns
-            raw = bytearray((stop - start) * self._weight.itemsize)
-            self._weight.read(start, stop, memoryview(raw))
-            self._block = number, self._evaluate(raw, self._weight.dtype, first, rows)
-        return self._block[1]
+    def evaluate(self, first: int, last: int) -> memoryview:
+        start, stop = first * self._columns, last * self._columns
+        raw = bytearray((stop - start) * self._weight.itemsize)
+        self._weight.read(start, stop, memoryview(raw))
+        return self._evaluate(raw, self._weight.dtype, first, last - first)
 
 
 class Derivations:

@@ -12,7 +12,8 @@ from math import prod
 from threading import Lock
 from typing import TYPE_CHECKING, Final
 
-from mergebuild.engine.derived import DerivedReader, Operand
+from mergebuild.engine.blocks import Operand
+from mergebuild.engine.derived import DerivedReader
 from mergebuild.expression import Expression
 from mergebuild.kernels import Outcome
 from mergebuild.kernels.evaluate import Writer

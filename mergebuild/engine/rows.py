@@ -10,78 +10,35 @@ from collections.abc import Sequence
 from math import prod
 from typing import Final
 
-from mergebuild.checkpoint.dtypes import itemsize
-from mergebuild.engine.derived import Operand
+from mergebuild.engine.blocks import BlockReader, Operand
 from mergebuild.vocabulary.rows import MEAN, ZERO, RowTable, Run
 
 _BLOCK: Final = 1 << 18
 
 
-class RowsReader:
+class RowsReader(BlockReader):
     """Rows of `parts` as `table` says, in `dtype`: the parts' own, or float32.
 
-    `shape` is that of the whole. For one thread; ascending reads evaluate each block once.
+    `shape` is that of the whole.
     """
 
     def __init__(
         self, parts: Sequence[Operand], table: RowTable, dtype: str, shape: tuple[int, ...]
     ) -> None:
-        self.dtype = dtype
-        self.shape = shape
+        columns = prod(shape) // max(1, len(table))
+        super().__init__(dtype, shape, columns, max(1, _BLOCK // max(1, columns)))
         self._parts = parts
         self._table = table
-        self._columns = prod(shape) // max(1, len(table))
-        self._rows = max(1, _BLOCK // max(1, self._columns))
-        self._block: tuple[int, memoryview] = -1, memoryview(b"")
         self._mean: tuple[int, memoryview] = -1, memoryview(b"")
 
-    @property
-    def itemsize(self) -> int:
-        return itemsize(self.dtype)
-
-    @property
-    def count(self) -> int:
-        """Number of elements."""
-        return prod(self.shape)
-
-    @property
-    def nbytes(self) -> int:
-        return self.count * self.itemsize
-
-    def read(self, start: int, stop: int, into: memoryview) -> None:
-        """Raw elements from `start` up to `stop`, filling `into` exactly.
-
-        Raises CheckpointError if a file ends too early or cannot be read.
-        """
-        item = self.itemsize
-        if not 0 <= start <= stop <= self.count or into.nbytes != (stop - start) * item:
-            raise ValueError(f"[{start}, {stop}) of {self.count} into {into.nbytes} bytes")
-        view = into.cast("B") if into.nbytes else into
-        step = self._rows * self._columns
-        at = start
-        while at < stop:
-            number = at // step
-            block = self._evaluated(number)
-            begin = at - number * step
-            end = min(stop - number * step, len(block) // item)
-            view[(at - start) * item : (at - start + end - begin) * item] = block[
-                begin * item : end * item
-            ]
-            at += end - begin
-
-    def _evaluated(self, number: int) -> memoryview:
-        """The block with this number, of as many rows as there are left."""
-        if self._block[0] != number:
-            first = number * self._rows
-            last = min(first + self._rows, len(self._table))
-            width = self._columns * self.itemsize
-            block = memoryview(bytearray((last - first) * width))
-            # In the parts' own order, so that what is evaluated by blocks itself is so once.
-            for run in sorted(self._table.runs(first, last), key=lambda run: run[1:]):
-                at = (run.at - first) * width
-                self._put(run, block[at : at + run.length * width])
-            self._block = number, block
-        return self._block[1]
+    def evaluate(self, first: int, last: int) -> memoryview:
+        width = self._columns * self.itemsize
+        block = memoryview(bytearray((last - first) * width))
+        # In the parts' own order, so that what is evaluated by blocks itself is so once.
+        for run in sorted(self._table.runs(first, last), key=lambda run: run[1:]):
+            at = (run.at - first) * width
+            self._put(run, block[at : at + run.length * width])
+        return block
 
     def _put(self, run: Run, into: memoryview) -> None:
         if run.part == ZERO:
