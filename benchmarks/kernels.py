@@ -103,6 +103,16 @@ CASES: dict[str, tuple[str, int, dict[str, Any]]] = {
             "seed": 0,
         },
     ),
+    "arcee_fusion": ("arcee_fusion", 2, {}),
+    "sce": ("sce", 3, {"select_topk": 0.5, "floor": 1e-6}),
+    "sce, all places": ("sce", 3, {"select_topk": 1.0, "floor": 1e-6}),
+    "ramplus_tl": ("ramplus_tl", 3, {"r": 0.1, "alpha": 0.2, "epsilon": 1e-5}),
+    "consensus_ta": (
+        "consensus_ta",
+        3,
+        {"mask_lambda": (0.4, 0.4), "min_agree": 2, "lambda_": 1.0},
+    ),
+    "pcb_merging": ("pcb_merging", 3, {"density": (0.5, 0.5), "lambda_": 1.0}),
 }
 
 

@@ -39,7 +39,23 @@ from mergebuild.kernels.operations import (
     Sparse,
     TaskVectors,
 )
-from mergebuild.kernels.places import Average, Overlap, Toward, Votes
+from mergebuild.kernels.places import (
+    Average,
+    Balance,
+    Consensus,
+    Extremes,
+    Importance,
+    ImportanceHighCounts,
+    Important,
+    Overlap,
+    OverlapCounts,
+    Spread,
+    Toward,
+    Value,
+    ValueHighCounts,
+    ValueLowCounts,
+    Votes,
+)
 from mergebuild.kernels.torch import TorchKernels
 from mergebuild.methods import registry
 from mergebuild.methods.declaration import Operands
@@ -51,6 +67,7 @@ def refuse() -> Kernels:
 
 
 TORCH, LOOPS = TorchKernels(), NumbaKernels(refuse)
+HELPED = NumbaKernels(torch_kernels)  # exp, log and tanh are torch's
 DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -109,9 +126,11 @@ def assert_same_map(
     assert same(found.reshape(-1), expected.reshape(-1)), operation
 
 
-def assert_same_value(statistic: Statistic, tensors: Sequence[Tensor], chunk: int = BLOCK) -> None:
+def assert_same_value(
+    statistic: Statistic, tensors: Sequence[Tensor], chunk: int = BLOCK, loops: Kernels = LOOPS
+) -> None:
     expected = gathered(statistic, tensors, TORCH, chunk)
-    assert plain(gathered(statistic, tensors, LOOPS, chunk)) == plain(expected), statistic
+    assert plain(gathered(statistic, tensors, loops, chunk)) == plain(expected), statistic
 
 
 # What is drawn.
@@ -230,6 +249,19 @@ def test_maps_of_places(
     assert_same_map(Overlap(threshold, weights[1:]), tensors, dtype, chunk)
     least = data.draw(st.sampled_from([None, 0.0, 0.005, math.inf]))
     assert_same_map(Votes(weights[1:], 1e-6, least), tensors, dtype, chunk)
+    bounds = tuple(data.draw(st.lists(WEIGHTS.map(abs), min_size=count - 1, max_size=count - 1)))
+    agree, scale = data.draw(st.integers(0, count)), data.draw(WEIGHTS)
+    assert_same_map(Consensus(bounds, agree, scale), tensors, dtype, chunk)
+    bound = data.draw(st.sampled_from([0.0, 0.01, 1.0, -0.5, math.inf, math.nan]))
+    assert_same_map(Important(importance_of(tensors[0]), bound), tensors[:2], dtype, chunk)
+
+
+def importance_of(x: Tensor) -> Importance:
+    """κ of any sort, as many as there are rows."""
+    rows = x.numel() // (x.shape[-1] if x.ndim else 1)
+    kappa = np.random.default_rng(0).normal(size=rows)
+    kappa[::7] = (SPECIAL * rows)[: len(kappa[::7])]
+    return Importance(kappa)
 
 
 def solve(gram: Any) -> Any:
@@ -273,6 +305,51 @@ def test_counts(tensors: list[Tensor], chunk: int, sums: bool) -> None:
         assert ours[0].sum() == theirs[0].sum()
     buckets = tuple(tuple(np.flatnonzero(counts[:INFINITE])[:3].tolist()) for counts, _ in found)
     assert_same_value(LowCounts(deltas, buckets), tensors, chunk)
+
+
+@several
+@given(operands(least=2), chunks, st.booleans())
+def test_counts_of_values(tensors: list[Tensor], chunk: int, squares: bool) -> None:
+    assert_same_counts(Spread(), tensors, chunk, squares)
+    assert_same_counts(importance_of(tensors[0]), tensors[:2], chunk, False)
+
+
+@several
+@given(operands(least=2), chunks)
+def test_counts_of_values_that_torch_makes(tensors: list[Tensor], chunk: int) -> None:
+    assert_same_value(ImportanceHighCounts(), tensors[:2], chunk, HELPED)
+    assert_same_counts(Balance(len(tensors) - 2, 0.0, 0.5), tensors, chunk, False)
+
+
+def assert_same_counts(value: Value, tensors: Sequence[Tensor], chunk: int, squares: bool) -> None:
+    high = ValueHighCounts((value, value), squares)
+    assert_same_value(high, tensors, chunk, HELPED)
+    counts = gathered(high, tensors, HELPED, chunk)[0][0]
+    buckets = np.flatnonzero(counts)
+    chosen = tuple(buckets[:2].tolist()), (int(buckets[-1]), int(counts.argmax()))
+    assert_same_value(ValueLowCounts((value, value), chosen, squares), tensors, chunk, HELPED)
+
+
+@pytest.mark.parametrize("value", [Spread(), Importance(np.ones(1))])
+def test_values_have_loops(value: Value) -> None:
+    x = torch.arange(BLOCK + 2, dtype=torch.float32)
+    assert_same_value(ValueHighCounts((value,)), [x, 2 * x], 2 * BLOCK)
+    assert_same_value(ValueLowCounts((value,), ((0x8000, 0xC000),)), [x, 2 * x], 2 * BLOCK)
+
+
+def test_keys_of_all_sorts_of_values_order_them() -> None:
+    words = np.random.default_rng(0).integers(0, 2**32, 3 * BLOCK, dtype=np.uint32)
+    x = torch.from_numpy(words.view(np.float32).copy())
+    for sign in (1.0, -1.0):
+        value = Importance(np.full(1, sign))
+        assert_same_counts(value, [torch.zeros_like(x), x], 3 * BLOCK, False)
+
+
+@several
+@given(operands(least=2), chunks, st.sampled_from([0.0, 0.1, 1e-5, math.inf]))
+def test_extremes_and_overlaps(tensors: list[Tensor], chunk: int, threshold: float) -> None:
+    assert_same_value(Extremes(), tensors, chunk)
+    assert_same_value(OverlapCounts(threshold), tensors, chunk)
 
 
 @several
@@ -429,6 +506,8 @@ def test_operations_have_no_field_that_the_loops_do_not_know() -> None:
     """Whoever adds one teaches `numba/` about it, or sends it to the others; then this line."""
     kinds: list[Any] = [DropAll, AtLeast, Band, Random, Gram, HighCounts, LowCounts, AbsoluteSums]
     kinds += [Identity, Combination, ColumnCombination, RowCombination, Sparse, TaskVectors]
+    kinds += [Spread, Importance, Balance, ValueHighCounts, ValueLowCounts, ImportanceHighCounts]
+    kinds += [Extremes, OverlapCounts, Average, Toward, Overlap, Votes, Important, Consensus]
     known = {kind.__name__: " ".join(field.name for field in fields(kind)) for kind in kinds}
     assert known == {
         "DropAll": "",
@@ -445,4 +524,18 @@ def test_operations_have_no_field_that_the_loops_do_not_know() -> None:
         "RowCombination": "of solve",
         "Sparse": "weight mask factor",
         "TaskVectors": "deltas elect divisor scale",
+        "Spread": "",
+        "Importance": "divergences",
+        "Balance": "delta low high",
+        "ValueHighCounts": "values squares",
+        "ValueLowCounts": "values buckets squares",
+        "ImportanceHighCounts": "",
+        "Extremes": "",
+        "OverlapCounts": "threshold",
+        "Average": "weights divisor",
+        "Toward": "step floor",
+        "Overlap": "threshold factors",
+        "Votes": "weights floor least",
+        "Important": "importance threshold",
+        "Consensus": "bounds least scale",
     }

@@ -88,9 +88,29 @@ class ValueLowCounts(Statistic):
 
 
 @dataclass(frozen=True, slots=True)
+class Derived(Statistic):
+    """Values themselves, one float32 array (elements,) each: of a chunk, for other kernels."""
+
+    values: tuple[Value, ...]
+
+    def grain(self, shape: Shape) -> int:
+        return _value_grain(self.values, shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Divergences(Statistic):
+    """κ = Σ p·ln(p/q) of each row, p = softmax(x_1) + 1e-8 and q = softmax(x_0) + 1e-8, in float64.
+
+    Value: float64 array (rows,).
+    """
+
+    def grain(self, shape: Shape) -> int:
+        return _row_grain(shape)
+
+
+@dataclass(frozen=True, slots=True)
 class ImportanceHighCounts(Statistic):
-    """κ = Σ p·ln(p/q) of each row, p = softmax(x_1) + 1e-8 and q = softmax(x_0) + 1e-8, in float64,
-    and with it in the same pass the `ValueHighCounts` of the `Importance`.
+    """`Divergences`, and in the same pass the `ValueHighCounts` of the `Importance` by them.
 
     Value: κ as float64 array (rows,), and the counts of the one value.
     """

@@ -3,11 +3,13 @@
 The same bits as torch, the reference, for all that has a loop here; the rest is handed to it.
 Importing this package imports numba.
 
-    jit                                   how loops are compiled and where the code is kept
-    numbers, masks, ranks, sums, counts   the loops, and
-    loops, place_loops                    those of maps
-    masking, statistics, maps, place_maps operations as arguments of loops
-    bench                                 the buffers, and the way out to other kernels
+    jit                         how loops are compiled and where the code is kept
+    numbers, masks, ranks, sums, counts, values, value_counts, place_counts
+                                the loops of statistics, and
+    loops, place_loops          those of maps
+    masking, sources, statistics, place_statistics, maps, place_maps
+                                operations as arguments of loops
+    bench                       the buffers, and the way out to other kernels
 """
 
 from __future__ import annotations

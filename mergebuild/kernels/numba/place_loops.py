@@ -8,6 +8,7 @@ import numpy as np
 
 from mergebuild.kernels.numba.jit import jit
 from mergebuild.kernels.numba.numbers import TILE, load, load_vector, store
+from mergebuild.kernels.numba.values import importance, load_deltas, spread
 
 _ONE: Final = np.float32(1.0)
 _ZERO: Final = np.float32(0.0)
@@ -96,20 +97,25 @@ def votes(
     least: Any,
     count: int,
     floats: Any,
+    doubles: Any,
     out: Any,
     code: int,
 ) -> int:
-    """`Votes`; counts overflows. Scratch: float32 (4 + deltas, TILE)."""
+    """`Votes`; counts overflows. Scratch: float32 (4 + deltas, TILE), float64 (2, TILE)."""
     base, total, signs, divisors = floats[0], floats[1], floats[2], floats[3]
     deltas = floats[4 : 4 + len(weights)]
     lost = 0
     for start in range(0, count, TILE):
         part = min(TILE, count - start)
-        load(raw[0], codes[0], start, part, base)
-        for i in range(len(weights)):
-            load_vector(raw, codes, i, True, start, part, base, deltas[i])
+        load_deltas(raw, codes, start, part, base, deltas)
         if selects:
-            _select(deltas, least, part)
+            spread(deltas, part, doubles, signs)
+            for j in range(part):
+                signs[j] = _ONE if signs[j] >= least else _ZERO
+            for i in range(len(weights)):
+                delta = deltas[i]
+                for j in range(part):
+                    delta[j] = delta[j] * signs[j]
         for i in range(len(weights)):
             delta = deltas[i]
             for j in range(part):
@@ -132,18 +138,63 @@ def votes(
 
 
 @jit
-def _select(deltas: Any, least: Any, count: int) -> None:
-    """Make 0 what varies less than `least`: `Spread`, in float64 and rounded once."""
-    models = np.float64(len(deltas))
-    for j in range(count):
-        total = np.float64(deltas[0, j])
-        for i in range(1, len(deltas)):
-            total = total + np.float64(deltas[i, j])
-        mean = total / models
-        variance = 0.0
-        for i in range(len(deltas)):
-            off = np.float64(deltas[i, j]) - mean
-            variance = variance + off * off
-        kept = _ONE if np.float32(variance / models) >= least else _ZERO
-        for i in range(len(deltas)):
-            deltas[i, j] = deltas[i, j] * kept
+def important(
+    raw: Any,
+    codes: Any,
+    kappa: Any,
+    length: int,
+    threshold: Any,
+    count: int,
+    floats: Any,
+    out: Any,
+    code: int,
+) -> int:
+    """`Important`; counts overflows. Scratch: float32 (3, TILE)."""
+    base, delta, values = floats[0], floats[1], floats[2]
+    lost = 0
+    for start in range(0, count, TILE):
+        part = min(TILE, count - start)
+        load_deltas(raw, codes, start, part, base, floats[1:2])
+        importance(delta, kappa, length, start, part, values)
+        for j in range(part):
+            kept = _ONE if values[j] >= threshold else _ZERO
+            values[j] = delta[j] * kept + base[j]
+        lost += store(values, part, out, code, start)
+    return lost
+
+
+@jit
+def consensus(
+    raw: Any,
+    codes: Any,
+    bounds: Any,
+    least: int,
+    scale: Any,
+    count: int,
+    floats: Any,
+    out: Any,
+    code: int,
+) -> int:
+    """`Consensus`; counts overflows. Scratch: float32 (3 + deltas, TILE)."""
+    base, total, many, deltas = floats[0], floats[1], floats[2], floats[3:]
+    enough = np.float32(least)
+    lost = 0
+    for start in range(0, count, TILE):
+        part = min(TILE, count - start)
+        load_deltas(raw, codes, start, part, base, deltas)
+        for i in range(len(bounds)):
+            delta = deltas[i]
+            for j in range(part):
+                total[j] = delta[j] if i == 0 else total[j] + delta[j]
+        for j in range(part):
+            many[j] = _ZERO
+        for i in range(len(bounds)):
+            delta, bound = deltas[i], bounds[i]
+            for j in range(part):
+                others = abs(total[j] - delta[j]) * bound
+                many[j] = many[j] + (_ONE if abs(delta[j]) > others else _ZERO)
+        for j in range(part):
+            kept = total[j] * (_ONE if many[j] >= enough else _ZERO)
+            total[j] = kept * scale + base[j]
+        lost += store(total, part, out, code, start)
+    return lost

@@ -6,10 +6,18 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mergebuild.kernels.numba.numbers import rounded
-from mergebuild.kernels.numba.place_loops import average, overlap, toward, votes
+from mergebuild.kernels.numba.numbers import TILE, rounded
+from mergebuild.kernels.numba.place_loops import (
+    average,
+    consensus,
+    important,
+    overlap,
+    toward,
+    votes,
+)
+from mergebuild.kernels.numba.sources import sources
 from mergebuild.kernels.operations import Map
-from mergebuild.kernels.places import Average, Overlap, Toward, Votes
+from mergebuild.kernels.places import Average, Consensus, Important, Overlap, Toward, Votes
 
 if TYPE_CHECKING:
     from mergebuild.kernels.numba.bench import NumbaBench
@@ -47,7 +55,26 @@ def write_place(operation: Map, bench: NumbaBench) -> int | None:
                 bound,
                 count,
                 floats,
+                bench.scratch("wide", np.float64, 2, TILE),
                 bench.out,
                 bench.code,
+            )
+        case Important(value, threshold):
+            (source,), bound = sources((value,), bench), rounded(threshold)
+            return important(
+                raw,
+                codes,
+                source.numbers,
+                source.length,
+                bound[()],
+                count,
+                bench.floats(3),
+                bench.out,
+                bench.code,
+            )
+        case Consensus(bounds, enough, scale):
+            by, floats = rounded(scale), bench.floats(3 + len(bounds))
+            return consensus(
+                raw, codes, rounded(bounds), enough, by[()], count, floats, bench.out, bench.code
             )
     return None

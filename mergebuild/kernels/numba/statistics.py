@@ -11,6 +11,7 @@ from mergebuild.kernels.interface import Gathering
 from mergebuild.kernels.numba.counts import HIGH, LOW, count_high, count_low
 from mergebuild.kernels.numba.masking import arrays, given, known
 from mergebuild.kernels.numba.numbers import TILE
+from mergebuild.kernels.numba.place_statistics import gather_places
 from mergebuild.kernels.numba.sums import (
     LANES,
     absolute_sums,
@@ -53,7 +54,7 @@ def gather(statistic: Statistic, bench: NumbaBench) -> Gathering | None:
     if kind is AbsoluteSums:
         assert isinstance(statistic, AbsoluteSums)
         return GatherAbsoluteSums(statistic, bench) if known(statistic.masks) else None
-    return None
+    return gather_places(statistic, bench)
 
 
 def vector_count(of: Of, bench: NumbaBench) -> int:

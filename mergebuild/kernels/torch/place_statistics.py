@@ -12,6 +12,8 @@ from torch import Tensor
 from mergebuild.kernels.interface import Gathering
 from mergebuild.kernels.operations import BLOCK, row_length
 from mergebuild.kernels.places import (
+    Derived,
+    Divergences,
     Extremes,
     ImportanceHighCounts,
     OverlapCounts,
@@ -38,6 +40,16 @@ def _(statistic: ValueHighCounts, bench: TorchBench) -> Gathering:
 @gather.register
 def _(statistic: ValueLowCounts, bench: TorchBench) -> Gathering:
     return GatherValueLowCounts(statistic, bench)
+
+
+@gather.register
+def _(statistic: Derived, bench: TorchBench) -> Gathering:
+    return GatherDerived(statistic, bench)
+
+
+@gather.register
+def _(statistic: Divergences, bench: TorchBench) -> Gathering:
+    return GatherDivergences(bench)
 
 
 @gather.register
@@ -126,26 +138,57 @@ class GatherValueLowCounts:
         return [{bucket: one.value() for bucket, one in found.items()} for found in self._found]
 
 
-class GatherImportanceHighCounts:
-    """κ on the CPU wherever the rest is computed: exp and log differ between devices."""
+class GatherDerived:
+    def __init__(self, statistic: Derived, bench: TorchBench) -> None:
+        self._statistic, self._bench = statistic, bench
+        self._found: list[list[Tensor]] = [[] for _ in statistic.values]
+
+    def add(self) -> None:
+        for found, kind in zip(self._found, self._statistic.values, strict=True):
+            found.append(derived(kind, self._bench).cpu())
+
+    def value(self) -> list[NDArray[np.float32]]:
+        return [np.asarray(torch.cat(found).numpy()) for found in self._found]
+
+
+class GatherDivergences:
+    """On the CPU wherever the rest is computed: exp and log differ between devices."""
 
     def __init__(self, bench: TorchBench) -> None:
         self._bench = bench
         self._found: list[Tensor] = []
+
+    def add(self) -> None:
+        self.added()
+
+    def added(self) -> Tensor:
+        """Take in what is on the bench, and tell κ of these rows."""
+        length = row_length(self._bench.shape)
+        b, x = (v.cpu().view(-1, length) for v in self._bench.vectors("inputs")[:2])
+        found = torch.cat(
+            [
+                divergences(x[part].double(), b[part].double())
+                for part in parts(len(b), max(1, BLOCK // length))
+            ]
+        )
+        self._found.append(found)
+        return found
+
+    def value(self) -> NDArray[np.float64]:
+        return np.asarray(torch.cat(self._found).numpy())
+
+
+class GatherImportanceHighCounts:
+    def __init__(self, bench: TorchBench) -> None:
+        self._bench = bench
+        self._divergences = GatherDivergences(bench)
         self._counts = Histogram(bench, squares=False)
 
     def add(self) -> None:
-        length = row_length(self._bench.shape)
-        b, x = (v.cpu().view(-1, length) for v in self._bench.vectors("inputs")[:2])
-        found = [
-            divergences(x[part].double(), b[part].double())
-            for part in parts(len(b), max(1, BLOCK // length))
-        ]
-        self._found += found
-        self._counts.add_high(importance(torch.cat(found), self._bench))
+        self._counts.add_high(importance(self._divergences.added(), self._bench))
 
     def value(self) -> tuple[NDArray[np.float64], HighCounted]:
-        return np.asarray(torch.cat(self._found).numpy()), self._counts.high()
+        return self._divergences.value(), self._counts.high()
 
 
 def divergences(x: Tensor, b: Tensor) -> Tensor:

@@ -1,0 +1,101 @@
+"""The values of `places`, a tile at a time, and the keys that order them."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import numpy as np
+
+from mergebuild.kernels.numba.jit import jit
+from mergebuild.kernels.numba.numbers import load, load_vector
+
+SPREAD, IMPORTANCE, GIVEN = 0, 1, 2
+"""Kinds of values. Those that are given were made before, by functions that have no loop."""
+
+_SIGN: Final = np.uint32(0x80000000)
+_SIZE: Final = np.uint32(0x7FFFFFFF)
+_INFINITE: Final = np.uint32(0x7F800000)
+_NAN_KEY: Final = np.uint32(0xFFC00000)
+
+
+@jit
+def load_deltas(raw: Any, codes: Any, start: int, count: int, base: Any, deltas: Any) -> None:
+    """The base, and all deltas."""
+    load(raw[0], codes[0], start, count, base)
+    for i in range(len(deltas)):
+        load_vector(raw, codes, i, True, start, count, base, deltas[i])
+
+
+@jit
+def spread(deltas: Any, count: int, doubles: Any, into: Any) -> None:
+    """`Spread`. Scratch: float64 (2, TILE)."""
+    models = np.float64(len(deltas))
+    mean, variance = doubles[0], doubles[1]
+    for i in range(len(deltas)):
+        delta = deltas[i]
+        for j in range(count):
+            wide = np.float64(delta[j])
+            mean[j] = wide if i == 0 else mean[j] + wide
+    for j in range(count):
+        mean[j] = mean[j] / models
+        variance[j] = 0.0
+    for i in range(len(deltas)):
+        delta = deltas[i]
+        for j in range(count):
+            off = np.float64(delta[j]) - mean[j]
+            variance[j] = variance[j] + off * off
+    for j in range(count):
+        into[j] = np.float32(variance[j] / models)
+
+
+@jit
+def importance(delta: Any, kappa: Any, length: int, start: int, count: int, into: Any) -> None:
+    """`Importance` from element `start` of the rows that `kappa`, float32, is of."""
+    done: Any = 0
+    while done < count:
+        row = (start + done) // length
+        end = min(count, (row + 1) * length - start)
+        factor = kappa[row]
+        for j in range(done, end):
+            into[j] = abs(delta[j]) * factor
+        done = end
+
+
+@jit
+def derive(
+    kind: int,
+    raw: Any,
+    codes: Any,
+    numbers: Any,
+    length: int,
+    start: int,
+    count: int,
+    floats: Any,
+    doubles: Any,
+    into: Any,
+) -> None:
+    """Values of `count` places from `start` on, with the deltas left in `floats[1:]`.
+
+    `numbers`, float32, are the values that are given, or κ of each row of `length`. Scratch:
+    float32 (1 + deltas, TILE), float64 (2, TILE).
+    """
+    load_deltas(raw, codes, start, count, floats[0], floats[1:])
+    if kind == SPREAD:
+        spread(floats[1:], count, doubles, into)
+    elif kind == IMPORTANCE:
+        importance(floats[1], numbers, length, start, count, into)
+    else:
+        for j in range(count):
+            into[j] = numbers[start + j]
+
+
+@jit
+def order(values: Any, count: int, keys: Any) -> None:
+    """The keys of float32 values, uint32; one for all that are NaN, above all others."""
+    words = values.view(np.uint32)
+    for j in range(count):
+        word = words[j]
+        turned = np.uint32(
+            word ^ np.uint32(np.uint32(np.uint32(0) - (word >> np.uint32(31))) | _SIGN)
+        )
+        keys[j] = _NAN_KEY if np.uint32(word & _SIZE) > _INFINITE else turned
