@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,7 @@ DIFFERS: dict[tuple[str, str], tuple[str, ...]] = {
         "shape differs: model.embed_tokens.weight: [32, 16] → [40, 16]",
         "vocabulary differs: 32 → 40 rows", "output head differs: not tied → tied",
         "config differs: num_hidden_layers: 4 → 3", "file tokenizer.json differs",
+        "tokens only in B: 8: '<32>', '<33>', '<34>', '<35>', '<36>', '<37>', '<38>', '<39>'",
     ),
     ("base", "wrapped"): (
         "names: 'language_model.' of B is '' of A (38 tensors)", "config.json is only in A",
@@ -152,10 +154,32 @@ def test_how_two_differ(case: tuple[str, str], root: Path) -> None:
     assert ("the same" in result.stdout) == ("the same" in DIFFERS[case][0])
 
 
+def test_tokens_that_have_another_id(root: Path, tmp_path: Path) -> None:
+    shutil.copytree(root / "base", tmp_path / "moved")
+    file = tmp_path / "moved/tokenizer.json"
+    tokenizer = json.loads(file.read_text())
+    vocab = tokenizer["model"]["vocab"]
+    vocab["a"], vocab["b"] = vocab["b"], vocab["a"]
+    vocab["new"] = vocab.pop("z")
+    file.write_text(json.dumps(tokenizer))
+    result = inspect(root, "base", str(tmp_path / "moved"))
+    lines = result.stdout.splitlines()
+    for text in ("tokens only in A: 1: 'z'", "tokens only in B: 1: 'new'",
+                 "tokens of another id: 2: 'a' 3 → 4, 'b' 4 → 3"):  # fmt: skip
+        assert text in lines, result.stdout
+    said = json.loads(inspect(root, "base", str(tmp_path / "moved"), "--json").stdout)["tokens"]
+    assert said == {"only_a": ["z"], "only_b": ["new"],
+                    "moved": {"a": {"a": 3, "b": 4}, "b": {"a": 4, "b": 3}}}  # fmt: skip
+    file.write_text("{")
+    result = inspect(root, "base", str(tmp_path / "moved"))
+    assert result.code == 0
+    assert "note: vocabularies are not compared: " in result.stderr
+
+
 def table(root: Path, one: str, other: str) -> dict[str, Any]:
     a, b = look(root, one), look(root, other)
     found = compare(a.tensors, b.tensors, a.config, b.config)
-    return comparison_json(a, b, found, [], distances(a, b, found.pairs, 2))
+    return comparison_json(a, b, found, [], None, distances(a, b, found.pairs, 2))
 
 
 @pytest.mark.parametrize("other", ["fine", "half", "wrapped"])
@@ -204,7 +228,7 @@ def test_blocks_and_threads_do_not_matter(
     found = compare(one.tensors, two.tensors, one.config, two.config)
     apart = [distances(one, two, found.pairs, jobs) for jobs in (1, 3)]
     assert apart[0] == apart[1]
-    text = comparison_text(one, two, found, [], apart[0])
+    text = comparison_text(one, two, found, [], None, apart[0])
     assert "norm of B - A" in text
 
 

@@ -19,11 +19,11 @@ from mergebuild.console.graphs import FORMATS
 from mergebuild.console.methods import method_list, method_text
 from mergebuild.console.plain import plain_sink
 from mergebuild.engine.deltas import distances
-from mergebuild.errors import UsageError, did_you_mean
+from mergebuild.errors import CheckpointError, UsageError, did_you_mean
 from mergebuild.files import write_file
 from mergebuild.graph import build_order, node_graph
 from mergebuild.methods import registry
-from mergebuild.plan.looking import differing_files
+from mergebuild.plan.looking import differing_files, differing_tokens
 from mergebuild.recipe.resolved import resolved_text
 from mergebuild.recipe.schema import mergekit_schema, recipe_schema
 from mergebuild.recipe.starter import STARTER
@@ -102,13 +102,18 @@ def inspect(
     two = api.look(other, cache=the_cache(cache).root, settings=settings, sink=sink)
     found = compare(one.tensors, two.tensors, one.config, two.config)
     files = differing_files(one, two)
+    tokens = None
+    try:
+        tokens = differing_tokens(one, two, [name for name, _ in files])
+    except CheckpointError as error:
+        complain(f"note: vocabularies are not compared: {error.problems[0].message}")
     apart = None
     if deltas:
         apart = distances(one, two, found.pairs, settings.threads)
     if json_:
-        typer.echo(json.dumps(comparison_json(one, two, found, files, apart), indent=1))
+        typer.echo(json.dumps(comparison_json(one, two, found, files, tokens, apart), indent=1))
     else:
-        typer.echo(comparison_text(one, two, found, files, apart))
+        typer.echo(comparison_text(one, two, found, files, tokens, apart))
 
 
 def schema(

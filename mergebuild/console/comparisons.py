@@ -6,6 +6,7 @@ import json
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any, Final
 
 from mergebuild.checkpoint.comparison import Comparison, pattern
@@ -13,10 +14,12 @@ from mergebuild.checkpoint.stacks import find_layout
 from mergebuild.console.words import plural
 from mergebuild.engine.deltas import Distance
 from mergebuild.plan import Looked
+from mergebuild.vocabulary.difference import Difference
 
 _MOST: Final = 30
 _WIDTH: Final = 84
 _CELL: Final = 8
+_TOKENS: Final = 8
 
 Distances = Mapping[str, Distance]
 
@@ -26,10 +29,11 @@ def comparison_text(
     other: Looked,
     found: Comparison,
     files: Sequence[tuple[str, str]],
+    tokens: Difference | None,
     distances: Distances | None,
 ) -> str:
-    """Names, shapes, dtypes, config, other `files` and, if they were measured, how far tensors are
-    apart."""
+    """Names, shapes, dtypes, vocabulary with its `tokens`, config, other `files` and, if they were
+    measured, how far tensors are apart."""
     lines = [f"A  {one.reference}", f"B  {other.reference}", ""]
     for begin, there, count in found.rules:
         lines.append(f"names: '{begin}' of B is '{there}' of A ({plural(count, 'tensor')})")
@@ -39,6 +43,7 @@ def comparison_text(
         *_changes("shape", ((n, _shape(a), _shape(b)) for n, a, b in found.shapes)),
         *_dtypes(found),
         *_vocabulary(one, other),
+        *(_tokens(tokens) if tokens is not None else ()),
         *_config(one, other, found.config),
         *(f"file {name} {what}" for name, what in files),
     ]
@@ -101,6 +106,20 @@ def _vocabulary(one: Looked, other: Looked) -> Iterator[str]:
     if a.tied is not None and b.tied is not None and a.tied != b.tied:
         words = {True: "tied", False: "not tied"}
         yield f"output head differs: {words[a.tied]} → {words[b.tied]}"
+
+
+def _tokens(found: Difference) -> Iterator[str]:
+    for which, tokens in zip("AB", found.only, strict=True):
+        if tokens:
+            yield f"tokens only in {which}: {len(tokens):,}: {_listed(map(repr, tokens))}"
+    if found.moved:
+        moves = _listed(f"{token!r} {a} → {b}" for token, a, b in found.moved)
+        yield f"tokens of another id: {len(found.moved):,}: {moves}"
+
+
+def _listed(texts: Iterable[str]) -> str:
+    first = list(islice(texts, _TOKENS + 1))
+    return ", ".join(first[:_TOKENS]) + (", …" if len(first) > _TOKENS else "")
 
 
 def _config(one: Looked, other: Looked, rows: Sequence[tuple[str, Any, Any]]) -> Iterator[str]:
@@ -212,6 +231,7 @@ def comparison_json(
     other: Looked,
     found: Comparison,
     files: Sequence[tuple[str, str]],
+    tokens: Difference | None,
     distances: Distances | None,
 ) -> dict[str, Any]:
     """The same for machines; tensors by their names in A."""
@@ -228,6 +248,12 @@ def comparison_json(
         "config": {key: {"a": a, "b": b} for key, a, b in found.config},
         "files": dict(files),
     }
+    if tokens is not None:
+        made["tokens"] = {
+            "only_a": list(tokens.only[0]),
+            "only_b": list(tokens.only[1]),
+            "moved": {token: {"a": a, "b": b} for token, a, b in tokens.moved},
+        }
     if distances is not None:
         made["deltas"] = {
             name: {"norm": _root(d.apart), "norm_a": _root(d.first)}

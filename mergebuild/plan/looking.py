@@ -5,7 +5,7 @@ Headers, config and manifest; contents are not digested.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from filecmp import cmp
 from pathlib import Path
@@ -17,7 +17,7 @@ from mergebuild.checkpoint.adapter import adapter_base
 from mergebuild.checkpoint.header import TensorInfo
 from mergebuild.checkpoint.hub import Snapshot, is_repo
 from mergebuild.checkpoint.lora import Derived
-from mergebuild.checkpoint.regular import Stamp, unreadable
+from mergebuild.checkpoint.regular import Stamp, read_small, unreadable
 from mergebuild.checkpoint.side_files import SideFile
 from mergebuild.checkpoint.source import locate
 from mergebuild.checkpoint.summary import (
@@ -31,9 +31,13 @@ from mergebuild.errors import CheckpointError, Location, UsageError
 from mergebuild.events import Sink
 from mergebuild.plan.model import Settings
 from mergebuild.plan.opening import Opened, Opening, hub_of
+from mergebuild.plan.vocabularies import LARGEST
 from mergebuild.recipe import Source
 from mergebuild.recipe.context import Context
 from mergebuild.recipe.spelling import split
+from mergebuild.vocabulary.difference import Difference, difference
+from mergebuild.vocabulary.files import holds_vocabulary
+from mergebuild.vocabulary.vocabulary import read_vocabulary
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +123,31 @@ def differing_files(one: Looked, other: Looked) -> list[tuple[str, str]]:
         elif left[name].size != right[name].size or not _equal(left[name].path, right[name].path):
             found.append((name, "differs"))
     return found
+
+
+def differing_tokens(one: Looked, other: Looked, files: Iterable[str]) -> Difference | None:
+    """How vocabularies differ, given the names of the `files` that do; None if they do not, or if
+    one of them has no tokenizer.
+
+    Raises CheckpointError if a tokenizer is damaged or of a form that is not supported.
+    """
+    if not any(holds_vocabulary(name) for name in files):
+        return None
+    read = [
+        {f.name: f.path for f in looked.side_files if holds_vocabulary(f.name)}
+        for looked in (one, other)
+    ]
+    if not all(read):
+        return None
+    first, second = (
+        read_vocabulary(
+            looked.reference,
+            {name: read_small(path, LARGEST) for name, path in paths.items()},
+        )
+        for looked, paths in zip((one, other), read, strict=True)
+    )
+    found = difference(first, second)
+    return found if any(found.only) or found.moved else None
 
 
 def _equal(one: Path, other: Path) -> bool:

@@ -17,7 +17,7 @@ from mergebuild.vocabulary.files import holds_vocabulary
 from mergebuild.vocabulary.templates import template_of
 from mergebuild.vocabulary.vocabulary import Vocabulary, read_vocabulary
 
-_LARGEST: Final = 1 << 28
+LARGEST: Final = 1 << 28
 
 Identity: TypeAlias = tuple[tuple[str, str], ...]
 """Names and digests of the files that a vocabulary is read from."""
@@ -73,7 +73,7 @@ def content(file: SideFile) -> bytes:
     if file.data is not None:
         return file.data
     assert file.path is not None
-    data = read_small(file.path, _LARGEST)
+    data = read_small(file.path, LARGEST)
     if bytes_digest(data) != file.digest:
         raise changed(file.path)
     return data
