@@ -2,11 +2,13 @@
 """Whole builds: mergebuild, mergekit, and the floor, which is plain reading and writing.
 
     python benchmarks/build.py --size 0.1 --rounds 3 --methods linear ties
+    python benchmarks/build.py --methods "chain, keep: cache" "chain, keep: never"
     MERGEBUILD_ORACLE=/path/to/venv python benchmarks/build.py --size 1
 
 All take turns on the same files and disk, inputs in the page cache. mergebuild runs cold, with an
 empty cache, and again when it knows its sources' digests but has to compute all. The floor is
-taken with and without fsync: mergebuild syncs what it publishes, mergekit does not.
+taken with and without fsync: mergebuild syncs what it publishes, mergekit does not. In a chain of
+two merges it writes as much as both results hold where the first is kept, else as the last.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -26,7 +29,7 @@ if __package__ in (None, ""):
     sys.path.insert(0, str(ROOT))
 
 from benchmarks.models import make, of_size
-from benchmarks.recipes import METHODS, recipe, sources
+from benchmarks.recipes import CASES, METHODS, OURS, recipe, results, sources
 from benchmarks.report import machine, table
 from benchmarks.runs import Run, command, floor, settle, warm
 
@@ -44,18 +47,19 @@ class Bench:
 
     def round(self, method: str) -> None:
         """Everything once, in turn."""
-        file = self.folder / f"{method}.yaml"
+        file = self.folder / f"{method.replace(': ', '-').replace(', ', '-')}.yaml"
         file.write_text(recipe(method, self.models), encoding="utf-8")
         inputs = [path / "model.safetensors" for path in sources(method, self.models)]
         scratch = self.folder / "floor.bin"
-        self._note(method, "floor", lambda: floor(inputs, scratch, self.threads, sync=False))
-        self._note(method, "floor+fsync", lambda: floor(inputs, scratch, self.threads, sync=True))
+        made, threads = results(method), self.threads
+        for what, sync in (("floor", False), ("floor+fsync", True)):
+            self._note(method, what, partial(floor, inputs, scratch, threads, made, sync=sync))
         self._clear("cache", "out")
         self._note(method, "cold", lambda: self.mergebuild(file))
         self._clear("cache/checkpoints", "cache/index.db", "out")
         self._note(method, "remembered", lambda: self.mergebuild(file))
         self._clear("cache", "out")
-        if self.oracle is not None:
+        if self.oracle is not None and method in METHODS and method not in OURS:
             self._note(method, "mergekit", lambda: self.mergekit(file))
             self._clear("out")
 
@@ -73,7 +77,7 @@ class Bench:
 
     def _note(self, method: str, what: str, run: Callable[[], Run]) -> None:
         size = (self.models[0] / "model.safetensors").stat().st_size
-        settle(self.folder, size + (1 << 29), ready=self.ready)
+        settle(self.folder, results(method) * size + (1 << 29), ready=self.ready)
         self.runs.setdefault((method, what), []).append(run())
 
     def _clear(self, *names: str) -> None:
@@ -122,7 +126,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--size", type=float, default=0.1, help="billions of parameters")
     parser.add_argument("--methods", nargs="+", default=["linear", "slerp", "ties", "dare_ties"],
-                        choices=METHODS)  # fmt: skip
+                        choices=CASES)  # fmt: skip
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--models", type=Path, help="folder with base, a and b (default: made)")

@@ -72,8 +72,11 @@ def _watch(process: subprocess.Popen[bytes]) -> tuple[int, int]:
     return resident, anonymous
 
 
-def floor(inputs: Sequence[Path], output: Path, threads: int, *, sync: bool) -> Run:
-    """Read all inputs once, in step, and write as much as the first holds to a preallocated file.
+def floor(
+    inputs: Sequence[Path], output: Path, threads: int, results: int = 1, *, sync: bool
+) -> Run:
+    """Read all inputs once, in step, and write as much as the first holds, once for each result,
+    to a preallocated file.
 
     Each thread takes every so many-th step of 4 MiB.
     """
@@ -81,14 +84,15 @@ def floor(inputs: Sequence[Path], output: Path, threads: int, *, sync: bool) -> 
     began, cpu = time.perf_counter(), time.process_time()
     readers = [os.open(path, os.O_RDONLY) for path in inputs]
     writer = os.open(output, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
-    os.posix_fallocate(writer, 0, size)
+    os.posix_fallocate(writer, 0, results * size)
 
     def work(thread: int) -> None:
         buffer = memoryview(bytearray(_STEP))
         for start in range(thread * _STEP, size, threads * _STEP):
             for reader in readers:
                 count = os.preadv(reader, [buffer], start)
-            os.pwrite(writer, buffer[:count], start)
+            for result in range(results):
+                os.pwrite(writer, buffer[:count], result * size + start)
 
     with ThreadPoolExecutor(threads) as pool:
         list(pool.map(work, range(threads)))
