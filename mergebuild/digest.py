@@ -38,20 +38,34 @@ def fields_digest(domain: str, fields: Iterable[tuple[str, FieldValue]]) -> str:
     Equal only for equal domains, names, types and values: True, 1 and 1.0 differ, 0.0 and -0.0
     do not. Raises ValueError for NaN, TypeError for what is no FieldValue.
     """
-    return str(xxhash.xxh3_128_hexdigest(encode(domain, fields)))
+    return encoded_digest(encode(domain, fields))
 
 
 def encode(domain: str, fields: Iterable[tuple[str, FieldValue]]) -> bytes:
     """What `fields_digest` hashes. Injective."""
     listed = list(fields)
-    parts = [_head(domain, KEY_SCHEMA), _LENGTH.pack(len(listed))]
-    for name, value in listed:
-        parts.append(_name(name))
-        if type(value) is str:  # by far the commonest
-            parts += _sized(b"s", _text(value))
-        else:
-            parts += _value(value)
+    return encode_beginning(domain, len(listed), listed)
+
+
+def encode_beginning(domain: str, count: int, fields: Iterable[tuple[str, FieldValue]]) -> bytes:
+    """The beginning of what `encode` makes of `count` fields: as far as the first of them, given
+    here, reach. Each of the others follows as `encode_field` has it."""
+    parts = [_head(domain, KEY_SCHEMA), _LENGTH.pack(count)]
+    parts += [encode_field(name, value) for name, value in fields]
     return b"".join(parts)
+
+
+def encode_field(name: str, value: FieldValue) -> bytes:
+    """One field of an encoding."""
+    if type(value) is str:  # by far the commonest
+        data = value.encode("utf-8", "surrogatepass")
+        return b"%bs%b%b" % (_name(name), _LENGTH.pack(len(data)), data)
+    return b"".join([_name(name), *_value(value)])
+
+
+def encoded_digest(encoded: bytes) -> str:
+    """The digest of an encoding."""
+    return str(xxhash.xxh3_128_hexdigest(encoded))
 
 
 @lru_cache(maxsize=1 << 8)

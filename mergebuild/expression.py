@@ -6,12 +6,18 @@ so an explanation cannot say other than the key.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final, NamedTuple, TypeAlias
 
-from mergebuild.digest import FieldValue, fields_digest
+from mergebuild.digest import (
+    FieldValue,
+    encode_beginning,
+    encode_field,
+    encoded_digest,
+    fields_digest,
+)
 from mergebuild.methods.declaration import Arguments
 
 ROWS_VERSION: Final = 1
@@ -130,6 +136,35 @@ def view_key(view: RowsView, dtype: str) -> str:
     return fields_digest("derived", ((_label(f.name, f.subject), f.value) for f in found))
 
 
+def tensor_keys(expressions: Mapping[str, Expression]) -> dict[str, str]:
+    """The key of every expression, as `tensor_key` has it. Those that share their arguments, the
+    very object, share the encoding of all that does not differ from tensor to tensor."""
+    beginnings: dict[object, bytes] = {}
+    keys: dict[str, str] = {}
+    for name, e in expressions.items():
+        if e.unchanged:
+            keys[name] = e.operands[0].key
+            continue
+        count, stream = len(e.operands), e.stream
+        case = id(e.arguments), e.method, e.version, e.base, e.dtype, e.shape, count, stream is None
+        beginning = beginnings.get(case)
+        if beginning is None:
+            beginnings[case] = beginning = _beginning(e)
+        parts = [beginning]
+        parts += [encode_field(_label("content", i), o.key) for i, o in enumerate(e.operands)]
+        if stream is not None:
+            parts.append(encode_field("stream", stream))
+        keys[name] = encoded_digest(b"".join(parts))
+    return keys
+
+
+def _beginning(expression: Expression) -> bytes:
+    """What `tensor_key` digests, as far as the shape reaches."""
+    form, own = _form_and_own(expression)
+    first = [("form", _form_digest(form)), own[0]]
+    return encode_beginning("tensor", 1 + len(own), first)
+
+
 FormField: TypeAlias = tuple[str, int | None, type, FieldValue]
 
 
@@ -137,6 +172,13 @@ def tensor_key(expression: Expression) -> str:
     """The tensor's key, 32 hexadecimal digits; an unchanged tensor keeps its operand's."""
     if expression.unchanged:
         return expression.operands[0].key
+    form, own = _form_and_own(expression)
+    return fields_digest("tensor", [("form", _form_digest(form)), *own])
+
+
+def _form_and_own(
+    expression: Expression,
+) -> tuple[tuple[FormField, ...], list[tuple[str, FieldValue]]]:
     form: list[FormField] = []
     own: list[tuple[str, FieldValue]] = []
     for one in fields(expression):
@@ -144,7 +186,7 @@ def tensor_key(expression: Expression) -> str:
             own.append((_label(one.name, one.subject), one.value))
         else:
             form.append((one.name, one.subject, type(one.value), one.value))
-    return fields_digest("tensor", [("form", _form_digest(tuple(form))), *own])
+    return tuple(form), own
 
 
 @lru_cache(maxsize=1 << 12)

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from mergebuild.expression import Expression, Operand, fields, tensor_key
+from mergebuild.expression import Expression, Operand, fields, tensor_key, tensor_keys
 from mergebuild.methods import registry
 from mergebuild.plan import differences
 
@@ -43,6 +43,28 @@ def test_golden_keys(case: str) -> None:
     """These change only together with KEY_SCHEMA: everything cached anywhere becomes stale."""
     expression, key = GOLDEN[case]
     assert tensor_key(expression) == key
+
+
+def test_many_keys_at_once_are_those_of_each() -> None:
+    """Also where some share their arguments, and what else they share differs."""
+    shared = [
+        replace(DARE, **change)
+        for change in (
+            {},
+            {"stream": "v"},
+            {"stream": None},
+            {"shape": (3, 4)},
+            {"dtype": "float16"},
+            {"version": 2},
+            {"method": "ties"},
+            {"base": False},
+            {"operands": (BASE, replace(MATH, key="2" * 32))},
+            {"operands": (BASE, MATH, replace(MATH, key="2" * 32))},
+        )
+    ]
+    one = [replace(DARE, arguments={**DARE.arguments, "lambda": one}) for one in (1, 1.0, True)]
+    several = {str(n): e for n, e in enumerate([*shared, *one, *(e for e, _ in GOLDEN.values())])}
+    assert tensor_keys(several) == {name: tensor_key(e) for name, e in several.items()}
 
 
 CHANGES = {

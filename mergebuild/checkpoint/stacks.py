@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Any, Final, Literal
 
 Position = Literal["before", "after"]
@@ -128,14 +129,22 @@ def join(stack: Stack, layer: int, rest: str) -> str:
 
 def find_layout(names: Iterable[str], config: Mapping[str, Any] | None) -> ModelLayout:
     """The structure that tensor names tell, with the default stack chosen by the config."""
-    ordered = sorted(names)
+    extra = tuple(_predicting(config).items())
+    return _layout_of(tuple(sorted(names)), layer_count(config), extra)
+
+
+@lru_cache(maxsize=8)  # the nodes of a recipe mostly have the same names
+def _layout_of(
+    ordered: tuple[str, ...], expected: int | None, predicting: tuple[tuple[int, int], ...]
+) -> ModelLayout:
+    """As `find_layout` has it, of sorted names and what the config says of layers."""
     runs: dict[str, dict[int, dict[str, str]]] = {}
     for name in ordered:
         if (parts := numbered(name)) is not None:
             prefix, index, rest = parts
             runs.setdefault(prefix, {}).setdefault(index, {})[rest] = name
     runs = {prefix: run for prefix, run in sorted(runs.items()) if max(run) == len(run) - 1}
-    extra = _predicting(config)
+    extra = dict(predicting)
     layers = {
         prefix: [run[i] for i in range(len(run) - extra.get(len(run), 0))]
         for prefix, run in runs.items()
@@ -143,7 +152,6 @@ def find_layout(names: Iterable[str], config: Mapping[str, Any] | None) -> Model
     stacks = [
         Stack(prefix, len(run), _role(prefix), sum(map(len, run))) for prefix, run in layers.items()
     ]
-    expected = layer_count(config)
     default = _default(stacks, expected)
     named = tuple(_with_role(stack, default, stacks) for stack in stacks)
     by_prefix = {stack.prefix: stack for stack in named}
@@ -221,6 +229,11 @@ def is_embedding(name: str) -> bool:
 
 def head_and_embedding(names: Iterable[str]) -> tuple[str | None, str | None]:
     """The output head's and the input embedding's weight, which may be tied; None if not there."""
+    return _head_and_embedding_of(tuple(names))
+
+
+@lru_cache(maxsize=8)
+def _head_and_embedding_of(names: tuple[str, ...]) -> tuple[str | None, str | None]:
     weights = [
         name
         for name in names

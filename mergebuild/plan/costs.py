@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from fractions import Fraction
+from collections.abc import Iterable, Mapping
 from math import prod
 
 from mergebuild.checkpoint.dtypes import itemsize
-from mergebuild.expression import Operand
 from mergebuild.operations import EXTRACT
 from mergebuild.plan.model import Costs, NodePlan
 from mergebuild.plan.outline import TensorOutline
@@ -24,11 +22,27 @@ def tensor_bytes(tensor: TensorOutline) -> int:
     return prod(tensor.shape) * itemsize(tensor.dtype)
 
 
+class _Sizes(dict[tuple[str, str], int]):
+    """How many bytes are read from disk for an element, by the model and the dtype: none of a node
+    that is built in the same run."""
+
+    def __init__(self, node: NodePlan, nodes: Mapping[str, NodePlan]) -> None:
+        self._models = node.models
+        self._nodes = nodes
+
+    def __missing__(self, place: tuple[str, str]) -> int:
+        model = self._models[place[0]]
+        built = isinstance(model, NodeRef) and self._nodes[model.name].wanted
+        self[place] = 0 if built else itemsize(place[1])
+        return self[place]
+
+
 def read_bytes(node: NodePlan, nodes: Mapping[str, NodePlan]) -> int:
     """Bytes that building a node reads from sources and cache, what is linked included: it is
     checked. What it gets from a node that is built in the same run is not read from disk."""
     total = sum(place.region.size for place in node.reuse.values())
     whole: set[tuple[str, str]] = set()
+    sizes = _Sizes(node, nodes)
     for name in sorted(node.compute):
         for operand in node.expressions[name].operands:
             shape = node.expressions[name].shape
@@ -37,21 +51,14 @@ def read_bytes(node: NodePlan, nodes: Mapping[str, NodePlan]) -> int:
                     continue
                 whole.add((operand.model, operand.tensor))
                 shape = operand.shape
-            for part, share in _shares(node, operand):
-                model = node.models[part.model]
-                if not (isinstance(model, NodeRef) and nodes[model.name].wanted):
-                    total += int(prod(shape) * share) * itemsize(part.dtype)
+            elements = prod(shape)
+            if operand.view is None:
+                total += elements * sizes[operand.model, operand.dtype]
+                continue
+            table = node.tables[operand.view.table]
+            for part, rows in zip(operand.view.parts, table.reads, strict=True):
+                total += elements * rows // len(table) * sizes[part.model, part.dtype]
     return total
-
-
-def _shares(node: NodePlan, operand: Operand) -> Iterator[tuple[Operand, Fraction]]:
-    """What is read for an operand, and which share of as many elements as it has."""
-    if operand.view is None:
-        yield operand, Fraction(1)
-        return
-    table = node.tables[operand.view.table]
-    for part, rows in zip(operand.view.parts, table.reads, strict=True):
-        yield part, Fraction(rows, len(table))
 
 
 def fetched_bytes(node: NodePlan) -> int:

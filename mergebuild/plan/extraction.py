@@ -19,7 +19,7 @@ from mergebuild.methods.declaration import Method
 from mergebuild.operations import EXTRACT
 from mergebuild.plan.node import Outlined
 from mergebuild.plan.outline import Outline, SideFile, TensorOutline, make_outline
-from mergebuild.plan.resolve import Remarks, some
+from mergebuild.plan.remarks import Remarks, some
 from mergebuild.plan.sizes import shape_text
 from mergebuild.recipe import Extraction, ModelRef, Node
 from mergebuild.recipe.values import matches

@@ -55,6 +55,7 @@ class Decisions:
         self._former = registered(cache, recipe.path)
         self._demanded: dict[str, set[str]] = {name: set() for name in outlined}
         self._index: Index | None = None
+        self._planned: dict[object, tuple[ShardPlan, ...]] = {}
 
     def decide(self, order: Collection[str], targets: Collection[str]) -> dict[str, NodePlan]:
         """The plan of every node, in the given build order."""
@@ -94,16 +95,7 @@ class Decisions:
             compute = frozenset(needed - reuse.keys() - fetch.keys())
             self._demand(outlined, compute)
             if stored:
-                listed = ((n, t.dtype, t.shape) for n, t in outline.tensors.items())
-                shards = (
-                    (single_shard(listed, ADAPTER),)
-                    if outline.adapter
-                    else plan_shards(
-                        listed,
-                        self._shard_size,
-                        DIFFUSION_STEM if is_diffusion(outline.config) else STEM,
-                    )
-                )
+                shards = self._shards(outline)
                 linked = {} if anew else self._linked(outline, shards, reuse)
         state: State = "fresh"
         if wanted:
@@ -129,13 +121,30 @@ class Decisions:
             fetch=fetch,
         )
 
+    def _shards(self, outline: Outline) -> tuple[ShardPlan, ...]:
+        """The files that a checkpoint will have; those of the same tensors share them."""
+        stem = DIFFUSION_STEM if is_diffusion(outline.config) else STEM
+        listed = tuple([(n, t.dtype, t.shape) for n, t in outline.tensors.items()])
+        case = outline.adapter, stem, listed
+        if case not in self._planned:
+            self._planned[case] = (
+                (single_shard(listed, ADAPTER),)
+                if outline.adapter
+                else plan_shards(listed, self._shard_size, stem)
+            )
+        return self._planned[case]
+
     def _demand(self, outlined: Outlined, compute: Collection[str]) -> None:
-        for name in compute:
+        demanded = {
+            called: self._demanded[model.name]
+            for called, model in outlined.models.items()
+            if isinstance(model, NodeRef)
+        }
+        for name in compute if demanded else ():
             for operand in outlined.expressions[name].operands:
                 for part in operand.read:
-                    model = outlined.models[part.model]
-                    if isinstance(model, NodeRef):
-                        self._demanded[model.name].add(part.tensor)
+                    if part.model in demanded:
+                        demanded[part.model].add(part.tensor)
 
     def _reuse(
         self, outlined: Outlined, needed: Collection[str], anew: bool
@@ -164,6 +173,8 @@ class Decisions:
         self, name: str, outline: Outline, key: str, lacking: Collection[str]
     ) -> dict[str, RemoteTensor]:
         """Where on remotes tensors lie that are not on this machine."""
+        if not lacking or not any(True for _ in self._remotes):
+            return {}
         wanted = {tensor: outline.tensors[tensor].key for tensor in sorted(lacking)}
         kin = outline_digest((n, t.dtype, t.shape) for n, t in outline.tensors.items())
         found = self._remotes.tensors(key, name, kin, wanted)
@@ -212,6 +223,8 @@ def _idle(
     """Whether completing an intermediate checkpoint would download more that nobody asks for than
     it would keep of what is computed: then it exists in flight only."""
     unasked = sum(there.size for tensor, there in fetch.items() if tensor not in demanded)
+    if not unasked:
+        return False
     computed = outline.tensors.keys() - set(reuse) - fetch.keys()
     return unasked > sum(tensor_bytes(outline.tensors[tensor]) for tensor in computed)
 

@@ -11,7 +11,7 @@ from mergebuild.errors import did_you_mean
 from mergebuild.expression import Expression, Operand
 from mergebuild.operations import GATES
 from mergebuild.plan.outline import Outline
-from mergebuild.plan.resolve import Remarks
+from mergebuild.plan.remarks import Remarks
 from mergebuild.plan.sizes import shape_text
 from mergebuild.recipe import Expert, ModelRef, Source
 

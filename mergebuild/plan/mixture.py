@@ -27,7 +27,7 @@ from mergebuild.methods.declaration import Method
 from mergebuild.plan.gates import Router, router
 from mergebuild.plan.node import Outlined, config_file, config_text
 from mergebuild.plan.outline import Outline, TensorOutline, make_outline
-from mergebuild.plan.resolve import Remarks, some
+from mergebuild.plan.remarks import Remarks, some
 from mergebuild.plan.sizes import shape_text
 from mergebuild.recipe import Expert, Mixture, ModelRef, Node
 

@@ -16,14 +16,16 @@ from mergebuild.checkpoint.side_files import CONFIG
 from mergebuild.checkpoint.stacks import head_and_embedding, ties
 from mergebuild.digest import bytes_digest
 from mergebuild.errors import RecipeError
-from mergebuild.expression import Expression, tensor_key
+from mergebuild.expression import Expression, tensor_keys
 from mergebuild.methods.declaration import Method
 from mergebuild.plan.arrangement import Arrangement
 from mergebuild.plan.belongings import belongings_of
 from mergebuild.plan.cast import Misfit, Participant, cast_of, pattern_of
+from mergebuild.plan.evaluation import Evaluation
 from mergebuild.plan.naming import Naming, naming_of
 from mergebuild.plan.outline import Outline, SideFile, TensorOutline, make_outline
-from mergebuild.plan.resolve import Remarks, Resolver, some
+from mergebuild.plan.remarks import Remarks, some
+from mergebuild.plan.resolve import Resolver
 from mergebuild.plan.rows import depths
 from mergebuild.plan.slots import Slot, slots
 from mergebuild.plan.target import find_target
@@ -67,15 +69,17 @@ def outline_node(
     target = find_target(node, inputs, namings, vocabularies)
     arrangement = Arrangement(target) if target is not None else None
     remarks = Remarks()
-    resolver = Resolver(node, method, methods["passthrough"], native, remarks, arrangement)
+    evaluation = Evaluation(node, method, native, remarks)
+    resolver = Resolver(node, method, methods["passthrough"], evaluation, remarks, arrangement)
     expressions: dict[str, Expression] = {}
     try:
         found = list(slots(node, groups, remarks.note))
         moved = depths(node, groups)
     except Misfit as error:
         raise RecipeError(error.problem) from error
+    heads = {participant.naming.head for participant in inputs.values()}
     for slot in found:
-        kept = _with_head(slot, pattern, remarks)
+        kept = _with_head(slot, pattern, remarks) if slot.name in heads else slot
         expression = resolver.expression(kept) if kept is not None else None
         if expression is not None:
             expressions[slot.name] = expression
@@ -91,9 +95,9 @@ def outline_node(
         *(arrangement.notes() if arrangement is not None else ()),
     ):
         remarks.note(note, "")
+    keys = tensor_keys(expressions)
     tensors = {
-        name: TensorOutline(tensor_key(e), e.dtype, e.shape)
-        for name, e in sorted(expressions.items())
+        name: TensorOutline(keys[name], e.dtype, e.shape) for name, e in sorted(expressions.items())
     }
     config = config_text(node, replace(pattern, config=belongings.config), tensors, moved)
     outline = make_outline(
@@ -181,18 +185,23 @@ def config_file(config: bytes | None) -> Iterator[SideFile]:
 
 def _unmatched(node: Node, found: Sequence[Slot], native: bool) -> Iterator[str]:
     """A warning for every filter that matches no tensor."""
+    filtered = [
+        (key, condition)
+        for parameters in _levels(node)
+        for key, setting in parameters.items()
+        for condition in setting.conditions
+        if condition.filter is not None
+    ]
+    if not filtered:
+        return
     names = {slot.name for slot in found}
     names.update(name for slot in found for name in slot.names if name is not None)
-    for parameters in _levels(node):
-        for key, setting in parameters.items():
-            for condition in setting.conditions:
-                if condition.filter is not None and not any(
-                    matches(condition.filter, name, native) for name in names
-                ):
-                    yield (
-                        f"filter '{condition.filter}' of parameter '{key}' at {condition.at} "
-                        "matches no tensor"
-                    )
+    for key, condition in filtered:
+        if not any(matches(condition.filter, name, native) for name in names):
+            yield (
+                f"filter '{condition.filter}' of parameter '{key}' at {condition.at} "
+                "matches no tensor"
+            )
 
 
 def _structure(inputs: Iterable[Participant], pattern: Outline) -> Iterator[str]:
