@@ -1,7 +1,7 @@
 """The build system for model merges."""
 
 from mergebuild.api import build, load, plan
-from mergebuild.engine import Options
+from mergebuild.engine.options import Options
 from mergebuild.errors import (
     BuildError,
     CapacityError,

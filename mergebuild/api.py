@@ -11,46 +11,31 @@ from __future__ import annotations
 import json
 import os
 import uuid
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
+from functools import cache as once
 from pathlib import Path
 from typing import Final
 
 from mergebuild.cache import Cache
 from mergebuild.checkpoint.hub import Hub
-from mergebuild.engine import Options
-from mergebuild.engine import build as carry_out
-from mergebuild.errors import Problem, UsageError
+from mergebuild.engine.options import Options
+from mergebuild.errors import Location, Problem, UsageError
 from mergebuild.events import BuildFinished, Event, Sink, silent, to_json
 from mergebuild.files import make_directories, new_file
-from mergebuild.include import Fetcher, Repositories
 from mergebuild.kernels.choose import check_device
 from mergebuild.methods import registry
 from mergebuild.plan import Looked, Plan, Settings, make_plan
 from mergebuild.plan import look as look_at
 from mergebuild.plan.opening import HUB
 from mergebuild.recipe import Recipe, load_recipe
+from mergebuild.recipe.origin import Fetch, Fetched, Origin
 from mergebuild.remote import Remotes
-from mergebuild.remote.keyring import own_signer
 from mergebuild.remote.places import is_local
-from mergebuild.remote.push import Pushing, push
-from mergebuild.share.lock import (
-    Lock,
-    check_portable,
-    commits,
-    drift,
-    hold,
-    hold_includes,
-    hold_outputs,
-    lock_path,
-    lock_text,
-    make_lock,
-    pins,
-    read_lock,
-    without,
-)
+from mergebuild.share.lock.model import Lock
+from mergebuild.share.lock.text import lock_path, lock_text, read_lock
 from mergebuild.site import Remote, Site, load_site
 
 CACHE_VARIABLE: Final = "MERGEBUILD_CACHE"
@@ -107,8 +92,6 @@ def load(
     path, site = Path(recipe), site or load_site()
     lock = lock or read_lock(lock_path(path)) or Lock()
     place = Cache(Path(cache) if cache is not None else default_cache(site))
-    hub = Hub(place.root / HUB, sink, offline=offline)
-    repositories = Repositories(place.root / "git", offline)
     loaded = load_recipe(
         path,
         variables=variables or {},
@@ -116,9 +99,26 @@ def load(
         mirrors=site.sources,
         methods=registry(),
         strict=strict,
-        fetch=Fetcher(path.parent, hub, repositories, commits(lock)),
+        fetch=_fetch(path, place, lock, offline, sink),
     )
-    return replace(loaded, pins=pins(lock), lock=lock_text(lock) if lock.file else None)
+    return replace(loaded, pins=lock.pins, lock=lock_text(lock) if lock.file else None)
+
+
+def _fetch(path: Path, cache: Cache, lock: Lock, offline: bool, sink: Sink) -> Fetch:
+    """Fetches what the recipe at `path` includes; what it takes is imported for the first."""
+
+    @once
+    def fetcher() -> Fetch:
+        from mergebuild.include import Fetcher, Repositories
+
+        hub = Hub(cache.root / HUB, sink, offline=offline)
+        repositories = Repositories(cache.root / "git", offline)
+        return Fetcher(path.parent, hub, repositories, lock.commits)
+
+    def fetch(text: str, origin: Origin, at: Location) -> Fetched:
+        return fetcher()(text, origin, at)
+
+    return fetch
 
 
 def plan(
@@ -167,6 +167,8 @@ def plan(
             sink=sink,
         )
     if locked and lock is not None:
+        from mergebuild.share.lock.hold import hold_includes
+
         hold_includes(recipe, lock)
     asked = site.remotes if remotes is None else remotes
     made = make_plan(
@@ -180,6 +182,8 @@ def plan(
         sink=sink,
     )
     if lock is not None:
+        from mergebuild.share.lock.hold import hold
+
         hold(made, lock, locked=locked, sink=sink)
     return made
 
@@ -199,6 +203,10 @@ def locked_anew(
     What is locked stays, but for the sources and includes in `update`: all if that is empty, none
     if it is None. Nothing is written. Raises MergebuildError.
     """
+    from mergebuild.share.lock.drift import drift
+    from mergebuild.share.lock.hold import check_portable, without
+    from mergebuild.share.lock.make import make_lock
+
     site = site or load_site()
     path = Path(recipe)
     former = read_lock(lock_path(path)) or Lock(file=str(lock_path(path)))
@@ -215,7 +223,7 @@ def locked_anew(
     )
     if update:
         kept = without(former, update, loaded)
-        loaded = replace(loaded, pins=pins(kept))
+        loaded = replace(loaded, pins=kept.pins)
     made = make_plan(
         loaded,
         cache=Cache(Path(cache) if cache is not None else default_cache(site)),
@@ -262,6 +270,8 @@ def build(
     finished = _carried_out(plan, options, sink)
     lock = read_lock(lock_path(plan.recipe.path))
     if lock is not None:
+        from mergebuild.share.lock.hold import hold_outputs
+
         hold_outputs(plan, lock, locked=locked, sink=sink)
     return finished
 
@@ -270,6 +280,8 @@ def _carried_out(plan: Plan, options: Options | None, sink: Sink) -> BuildFinish
     run = run_name()
     if plan.fresh:
         return BuildFinished(run, True, 0.0, 0, 0, 0, 0, 0, (), ())
+    from mergebuild.engine.rounds import build as carry_out
+
     with ExitStack() as stack:
         make_directories(plan.cache.runs)
         log = stack.enter_context(new_file(plan.cache.runs / f"{run}.jsonl"))
@@ -278,12 +290,27 @@ def _carried_out(plan: Plan, options: Options | None, sink: Sink) -> BuildFinish
             print(json.dumps(to_json(event)), file=log, flush=True)
             sink(event)
 
-        pushed = [remote for remote in plan.remotes if remote.push]
-        how = Pushing(own_signer(), jobs=plan.settings.threads) if pushed else Pushing()
+        push = _pusher(plan, both)
         finished = carry_out(plan, methods=registry(), run=run, options=options, sink=both)
-        for remote in pushed:
-            push(plan.cache, _made(plan), remote, plan.remotes.store(remote.name), how, both)
+        push()
         return finished
+
+
+def _pusher(plan: Plan, sink: Sink) -> Callable[[], None]:
+    """What sends to remotes what was built, with the key to sign with found before that."""
+    wanting = [remote for remote in plan.remotes if remote.push]
+    if not wanting:
+        return lambda: None
+    from mergebuild.remote.keyring import own_signer
+    from mergebuild.remote.push import Pushing, push
+
+    how = Pushing(own_signer(), jobs=plan.settings.threads)
+
+    def send() -> None:
+        for remote in wanting:
+            push(plan.cache, _made(plan), remote, plan.remotes.store(remote.name), how, sink)
+
+    return send
 
 
 def _made(plan: Plan) -> list[str]:

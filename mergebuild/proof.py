@@ -11,9 +11,9 @@ from pathlib import Path
 
 from mergebuild.api import default_cache, run_name, settings_of
 from mergebuild.cache import Cache, read_manifest
-from mergebuild.engine import Options
 from mergebuild.engine.check import Comparison
 from mergebuild.engine.check import check as compare_anew
+from mergebuild.engine.options import Options
 from mergebuild.errors import BuildError, UsageError, did_you_mean
 from mergebuild.events import Sink, Warned, silent
 from mergebuild.kernels.choose import check_device

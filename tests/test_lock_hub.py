@@ -13,7 +13,7 @@ import mergebuild as mb
 from mergebuild import api
 from mergebuild.checkpoint import digests as digests_module
 from mergebuild.errors import CheckpointError, DriftError
-from mergebuild.share.lock import lock_text
+from mergebuild.share.lock.text import lock_text
 from mergebuild.site import Site
 from tests import kit
 from tests.builder import Scratch

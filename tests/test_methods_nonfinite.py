@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import mergebuild as mb
 from mergebuild.console.methods import example
-from mergebuild.engine import Options
+from mergebuild.engine.options import Options
 from mergebuild.errors import BuildError
 from mergebuild.methods import registry
 from tests import kit

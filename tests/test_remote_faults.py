@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mergebuild.remote.fetch import RANGE
+from mergebuild.remote.remotes import RANGE
 from mergebuild.site import Remote
 from tests import kit
 from tests.s3 import BUCKET, CREDENTIALS, Answer, Fault, Proxy, Refusal, proxy

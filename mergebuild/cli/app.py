@@ -3,47 +3,87 @@
 from __future__ import annotations
 
 import sys
-from importlib.metadata import version
-from typing import Annotated
+from importlib import import_module
+from keyword import iskeyword
+from typing import Annotated, Any, Final
 
 import typer
+from typer.core import TyperGroup
 
-from mergebuild.cli import building, cache, exchange, locking, looking, publishing, sharing
 from mergebuild.cli.signals import interruptible
 from mergebuild.errors import MergebuildError
+
+COMMANDS: Final = {
+    "build": "building",
+    "plan": "building",
+    "explain": "building",
+    "status": "building",
+    "lock": "locking",
+    "graph": "looking",
+    "show": "looking",
+    "methods": "looking",
+    "inspect": "looking",
+    "schema": "looking",
+    "init": "looking",
+    "import": "exchange",
+    "export": "exchange",
+    "publish": "publishing",
+    "provenance": "publishing",
+    "verify": "cache",
+    "push": "sharing",
+    "pull": "sharing",
+    "keys": "sharing",
+    "cache": "cache",
+}
+"""Every command and the module that has it, in the order of the help."""
+
+
+class Commands(TyperGroup):
+    """The commands, each imported when it is asked for: one needs little of what others do."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name in COMMANDS and cmd_name not in self.commands:
+            self.commands[cmd_name] = _command(cmd_name)
+        return self.commands.get(cmd_name)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args[0] not in COMMANDS:  # then all are named that it could be
+            for name in COMMANDS:
+                self.get_command(ctx, name)
+        return super().resolve_command(ctx, args)
+
+
+def _command(name: str) -> Any:
+    """A function as a command, or a Typer of several."""
+    module = import_module(f"mergebuild.cli.{COMMANDS[name]}")
+    found = getattr(module, f"{name}_" if iskeyword(name) else name)
+    if isinstance(found, typer.Typer):
+        group = typer.main.get_command(found)
+        group.name = name
+        return group
+    alone = typer.Typer(add_completion=False, rich_markup_mode=None)
+    alone.command(name)(found)
+    return typer.main.get_command(alone)
+
 
 app = typer.Typer(
     name="mergebuild",
     help="Build model merges from recipes, and only what is stale.",
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-app.command()(building.build)
-app.command()(building.plan)
-app.command()(building.explain)
-app.command()(building.status)
-app.command()(locking.lock)
-app.command()(looking.graph)
-app.command()(looking.show)
-app.command()(looking.methods)
-app.command()(looking.inspect)
-app.command()(looking.schema)
-app.command()(looking.init)
-app.command("import")(exchange.import_)
-app.command()(exchange.export)
-app.command()(publishing.publish)
-app.command()(publishing.provenance)
-app.command()(cache.verify)
-app.command()(sharing.push)
-app.command()(sharing.pull)
-app.add_typer(sharing.keys, name="keys")
-app.add_typer(cache.cache, name="cache")
 
 
 def _version(wanted: bool) -> None:
     if wanted:
+        from importlib.metadata import version
+
         typer.echo(f"mergebuild {version('mergebuild')}")
         raise typer.Exit
 

@@ -11,8 +11,6 @@ from typing import Annotated
 import typer
 
 import mergebuild.api as api
-from mergebuild.cli.cache import verify as verify_folders
-from mergebuild.cli.comparing import compared_nodes, compared_output, tell
 from mergebuild.cli.options import (
     CacheFolder,
     Jobs,
@@ -43,12 +41,13 @@ from mergebuild.console.plans import (
     plan_text,
     status_text,
 )
-from mergebuild.engine import Options
+from mergebuild.engine.options import Options
 from mergebuild.errors import UsageError, did_you_mean
 from mergebuild.events import BuildFinished, Sink, Warned, silent
 from mergebuild.plan import Plan
 from mergebuild.recipe import Recipe
-from mergebuild.share.lock import Lock, lock_path, read_lock
+from mergebuild.share.lock.model import Lock
+from mergebuild.share.lock.text import lock_path, read_lock
 from mergebuild.site import Remote, Site, load_site
 
 STALE = 3
@@ -157,6 +156,8 @@ def build(
 ) -> None:
     """Bring the outputs, or the given nodes, up to date; do nothing that was done before."""
     if check:
+        from mergebuild.cli.comparing import compared_nodes, compared_output, tell
+
         site = load_site()
         settings = api.settings_of(site, jobs=jobs, chunk=chunk, device=device, offline=offline)
         if recipe.is_dir():
@@ -280,6 +281,8 @@ def status(
     made = _plan(recipe, None, set_, source, out, cache, strict, sink=sink)
     typer.echo(json.dumps(plan_json(made), indent=1) if json_ else status_text(made))
     if verify:
+        from mergebuild.cli.cache import verify as verify_folders
+
         places = [node.output.path for node in made.nodes.values() if node.output is not None]
         verify_folders([place for place in places if place.exists()], json_=json_)
     if exit_code and not made.fresh:

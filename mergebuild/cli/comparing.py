@@ -13,8 +13,8 @@ import typer
 from mergebuild.cli.options import here, pairs
 from mergebuild.cli.sinks import event_sink
 from mergebuild.console.cache import comparison_text
-from mergebuild.engine import Options
 from mergebuild.engine.check import Comparison
+from mergebuild.engine.options import Options
 from mergebuild.events import silent
 from mergebuild.graph import node_graph, select
 from mergebuild.plan import Settings

@@ -1,6 +1,6 @@
-"""From a plan to checkpoints: scheduling, evaluating, staging and publishing."""
+"""From a plan to checkpoints: scheduling, evaluating, staging and publishing.
 
-from mergebuild.engine.build import Options
-from mergebuild.engine.rounds import build
+    options.py  what the user lets a run do    rounds.py  plans carried out, again where need be
 
-__all__ = ["Options", "build"]
+Nothing is imported here: what only plans has no use for the rest.
+"""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 
 from mergebuild.cache import Cache, to_text
@@ -11,6 +10,7 @@ from mergebuild.cache.registry import register
 from mergebuild.cache.staging import Staging
 from mergebuild.checkpoint.safetensors import index_name, index_text
 from mergebuild.engine.evaluate import check_linked, compute_tensor, copy_tensor, fetch_tensor
+from mergebuild.engine.options import Options
 from mergebuild.engine.outputs import publish_output, side_file_content
 from mergebuild.engine.places import Places
 from mergebuild.engine.resume import sound_tensors
@@ -26,18 +26,9 @@ from mergebuild.methods.declaration import Method
 from mergebuild.plan import NodePlan, Plan
 from mergebuild.plan.costs import fetched_bytes, read_bytes, tensor_bytes, written_bytes
 from mergebuild.recipe import NodeRef
-from mergebuild.remote import Downloads
+from mergebuild.remote.fetch import Downloads
 from mergebuild.share.card import licence_warnings, papers
 from mergebuild.share.provenance import manifest_of
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What a run may do beyond the plan: replace folders that mergebuild did not write, and let
-    values through that are not finite."""
-
-    force: bool = False
-    allow_nonfinite: bool = False
 
 
 def carry_out(

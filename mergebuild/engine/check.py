@@ -11,7 +11,8 @@ from mergebuild.cache.lease import Lease
 from mergebuild.checkpoint.reader import Files
 from mergebuild.checkpoint.safetensors import INDEX
 from mergebuild.digest import bytes_digest
-from mergebuild.engine.build import Options, Run, announced
+from mergebuild.engine.build import Run, announced
+from mergebuild.engine.options import Options
 from mergebuild.engine.space import check_space, failure
 from mergebuild.engine.tally import Tally
 from mergebuild.events import Sink

@@ -16,13 +16,14 @@ from mergebuild.cache import Unsound
 from mergebuild.cache.content import differences
 from mergebuild.cache.lease import Holder, Lease, alive
 from mergebuild.cache.store import set_aside
-from mergebuild.engine.build import Options, carry_out
+from mergebuild.engine.build import carry_out
+from mergebuild.engine.options import Options
 from mergebuild.engine.outputs import check_outputs
 from mergebuild.engine.space import check_space, failure
 from mergebuild.events import BuildFinished, Sink, Waiting, Warned, silent
 from mergebuild.methods.declaration import Method
 from mergebuild.plan import Plan, make_plan
-from mergebuild.remote import Missed
+from mergebuild.remote.fetch import Missed
 
 _LOOK_AGAIN: Final = 0.1
 _PATIENCE: Final = 3

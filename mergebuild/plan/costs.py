@@ -10,7 +10,7 @@ from mergebuild.operations import EXTRACT
 from mergebuild.plan.model import Costs, NodePlan
 from mergebuild.plan.outline import TensorOutline
 from mergebuild.recipe import NodeRef
-from mergebuild.remote.fetch import AHEAD, RANGE
+from mergebuild.remote.remotes import AHEAD, RANGE
 
 RUNTIME_BYTES = 300 << 20
 """What Python with torch takes before it does anything."""

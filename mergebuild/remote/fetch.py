@@ -12,12 +12,9 @@ from typing import Final, Self
 
 from mergebuild.errors import BuildError
 from mergebuild.remote.claim import Blob
-from mergebuild.remote.remotes import RemoteTensor
+from mergebuild.remote.remotes import AHEAD, RANGE, RemoteTensor
 from mergebuild.remote.store import RemoteError, Store, Wrong, patiently
 
-RANGE: Final = 1 << 22
-AHEAD: Final = 4
-"""Bytes that are asked for at a time, and how many such ranges of one tensor or file."""
 _TRIES: Final = 2
 
 Write = Callable[[int, memoryview], None]

@@ -23,6 +23,9 @@ from mergebuild.remote.signature import PublicKey
 from mergebuild.remote.store import Absent, RemoteError, Store, Unreachable, patiently
 from mergebuild.site import Remote
 
+RANGE: Final = 1 << 22
+AHEAD: Final = 4
+"""Bytes that are asked for at a time, and how many such ranges of one tensor or file."""
 KIN_MOST: Final = 64
 """Checkpoints that a remote remembers of each outline."""
 _KIN_ASKED: Final = 16

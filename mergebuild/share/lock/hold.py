@@ -11,24 +11,10 @@ from dataclasses import replace
 from mergebuild.errors import DriftError, Location, Problem, UsageError, did_you_mean
 from mergebuild.events import Sink, Warned
 from mergebuild.plan import Plan, part_reference
-from mergebuild.recipe import Pin, Recipe, Source
+from mergebuild.recipe import Recipe, Source
 from mergebuild.share.lock.drift import drift, drift_of_includes
 from mergebuild.share.lock.make import locked_includes, make_lock, output_content
 from mergebuild.share.lock.model import Lock
-
-
-def pins(lock: Lock) -> dict[str, Pin]:
-    """What a lock says of sources on the Hub."""
-    return {
-        name: Pin(source.commit, {file: one.size for file, one in source.files.items()})
-        for name, source in lock.sources.items()
-        if source.commit is not None
-    }
-
-
-def commits(lock: Lock) -> dict[str, str]:
-    """What a lock says that references to recipes mean."""
-    return {one.recipe: one.commit for one in lock.includes.values() if one.commit is not None}
 
 
 def hold_includes(recipe: Recipe, lock: Lock) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from mergebuild.checkpoint.hashes import FileHash
 from mergebuild.errors import Location
+from mergebuild.recipe import Pin
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,3 +66,18 @@ class Lock:
     sources: Mapping[str, LockedSource] = field(default_factory=dict)
     nodes: Mapping[str, LockedNode] = field(default_factory=dict)
     file: str = field(default="", compare=False)
+
+    @property
+    def pins(self) -> dict[str, Pin]:
+        """What it says of sources on the Hub."""
+        return {
+            name: Pin(source.commit, {file: one.size for file, one in source.files.items()})
+            for name, source in self.sources.items()
+            if source.commit is not None
+        }
+
+    @property
+    def commits(self) -> dict[str, str]:
+        """What it says that references to recipes mean."""
+        known = self.includes.values()
+        return {one.recipe: one.commit for one in known if one.commit is not None}
