@@ -17,7 +17,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from functools import cache as once
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from mergebuild.cache import Cache
 from mergebuild.checkpoint.hub import Hub
@@ -27,8 +27,7 @@ from mergebuild.events import BuildFinished, Event, Sink, silent, to_json
 from mergebuild.files import make_directories, new_file
 from mergebuild.kernels.choose import check_device
 from mergebuild.methods import registry
-from mergebuild.plan import Looked, Plan, Settings, make_plan
-from mergebuild.plan import look as look_at
+from mergebuild.plan import Plan, Settings, make_plan
 from mergebuild.plan.opening import HUB
 from mergebuild.recipe import Recipe, load_recipe
 from mergebuild.recipe.origin import Fetch, Fetched, Origin
@@ -37,6 +36,9 @@ from mergebuild.remote.places import is_local
 from mergebuild.share.lock.model import Lock
 from mergebuild.share.lock.text import lock_path, lock_text, read_lock
 from mergebuild.site import Remote, Site, load_site
+
+if TYPE_CHECKING:
+    from mergebuild.plan.looking import Looked
 
 CACHE_VARIABLE: Final = "MERGEBUILD_CACHE"
 
@@ -248,6 +250,8 @@ def look(
 
     Headers and configs are read, no contents. Raises MergebuildError.
     """
+    from mergebuild.plan.looking import look as look_at
+
     place = Cache(Path(cache) if cache is not None else default_cache())
     return look_at(reference, place, settings or Settings(), sink)
 

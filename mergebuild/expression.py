@@ -151,11 +151,16 @@ def tensor_keys(expressions: Mapping[str, Expression]) -> dict[str, str]:
         if beginning is None:
             beginnings[case] = beginning = _beginning(e)
         parts = [beginning]
-        parts += [encode_field(_label("content", i), o.key) for i, o in enumerate(e.operands)]
+        parts += map(encode_field, _contents(count), [operand.key for operand in e.operands])
         if stream is not None:
             parts.append(encode_field("stream", stream))
         keys[name] = encoded_digest(b"".join(parts))
     return keys
+
+
+@lru_cache(maxsize=1 << 8)
+def _contents(count: int) -> tuple[str, ...]:
+    return tuple(_label("content", index) for index in range(count))
 
 
 def _beginning(expression: Expression) -> bytes:

@@ -18,7 +18,7 @@ from mergebuild.console.checkpoints import inspect_json
 from mergebuild.console.comparisons import comparison_json, comparison_text
 from mergebuild.engine import deltas
 from mergebuild.engine.deltas import distances
-from mergebuild.plan import Looked
+from mergebuild.plan.looking import Looked
 from tests import kit
 from tests.test_lora import adapter, pair
 

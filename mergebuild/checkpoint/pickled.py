@@ -22,8 +22,6 @@ from mergebuild.checkpoint.standins import Strided
 from mergebuild.checkpoint.unpickle import LARGEST, unpickle
 from mergebuild.errors import CheckpointError
 
-SUFFIXES: Final = (".bin", ".pt", ".pth", ".ckpt")
-
 _WRAPPERS: Final = ("state_dict", "model_state_dict", "model", "module")
 """Where training checkpoints keep the weights."""
 

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Any, Final, NoReturn
 
 from mergebuild.checkpoint.header import TensorInfo
-from mergebuild.checkpoint.pickled import SUFFIXES as PICKLED
 from mergebuild.checkpoint.regular import parse_object, read_small
 from mergebuild.checkpoint.safetensors import DIFFUSION_STEM, INDEX, SINGLE
 from mergebuild.errors import CheckpointError
 
 SUFFIX: Final = ".safetensors"
+PICKLED: Final = (".bin", ".pt", ".pth", ".ckpt")
 DIFFUSION: Final = f"{DIFFUSION_STEM}.safetensors"
 DIFFUSION_INDEX: Final = f"{DIFFUSION}.index.json"
 BIN: Final = "pytorch_model.bin"

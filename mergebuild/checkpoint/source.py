@@ -15,11 +15,10 @@ from typing import Any, Final
 
 from mergebuild.checkpoint.card import card_metadata
 from mergebuild.checkpoint.header import TensorInfo, read_header
-from mergebuild.checkpoint.pickled import SUFFIXES, read_pickled
 from mergebuild.checkpoint.quantisation import quantisation, refuse_quantised
 from mergebuild.checkpoint.reader import changed
 from mergebuild.checkpoint.regular import Stamp, opened, stamp, unreadable
-from mergebuild.checkpoint.shards import Weights, check_index, check_single, find_weights
+from mergebuild.checkpoint.shards import PICKLED, Weights, check_index, check_single, find_weights
 from mergebuild.checkpoint.side_files import (
     CONFIG,
     SideFile,
@@ -123,7 +122,9 @@ def read_tensors(file: Path) -> tuple[tuple[TensorInfo, ...], Stamp]:
     """
     with opened(file) as descriptor:
         before = stamp(descriptor)
-        if file.name.endswith(SUFFIXES):
+        if file.name.endswith(PICKLED):
+            from mergebuild.checkpoint.pickled import read_pickled
+
             found = read_pickled(descriptor, file)
         else:
             found = read_header(descriptor, file).tensors

@@ -9,7 +9,7 @@ from typing import Any
 from mergebuild.cache import Manifest
 from mergebuild.checkpoint.summary import AdapterSummary, Summary
 from mergebuild.console.words import listing, plural, size
-from mergebuild.plan import Looked
+from mergebuild.plan.looking import Looked
 from mergebuild.share.publication import Publication
 
 

@@ -13,7 +13,7 @@ from mergebuild.checkpoint.comparison import Comparison, pattern
 from mergebuild.checkpoint.stacks import find_layout
 from mergebuild.console.words import plural
 from mergebuild.engine.deltas import Distance
-from mergebuild.plan import Looked
+from mergebuild.plan.looking import Looked
 from mergebuild.vocabulary.difference import Difference
 
 _MOST: Final = 30

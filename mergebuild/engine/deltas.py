@@ -13,7 +13,7 @@ from mergebuild.checkpoint.comparison import Pair
 from mergebuild.checkpoint.reader import Files
 from mergebuild.engine.blocks import Operand
 from mergebuild.engine.derived import Derivations
-from mergebuild.plan import Looked
+from mergebuild.plan.looking import Looked
 
 _BLOCK: Final = 1 << 18
 

@@ -1,7 +1,6 @@
 """From a recipe to what has to be done: outlines, keys, freshness, reasons and costs."""
 
 from mergebuild.plan.freshness import planned_layout
-from mergebuild.plan.looking import Looked, look
 from mergebuild.plan.model import (
     Costs,
     Leaf,
@@ -20,7 +19,6 @@ from mergebuild.plan.reasons import changes, differences
 __all__ = [
     "Costs",
     "Leaf",
-    "Looked",
     "NodePlan",
     "Outline",
     "OutputPlan",
@@ -33,7 +31,6 @@ __all__ = [
     "changes",
     "checkpoint_key",
     "differences",
-    "look",
     "make_plan",
     "part_reference",
     "planned_layout",

@@ -21,6 +21,7 @@ from mergebuild.methods.declaration import (
     Scope,
 )
 from mergebuild.plan.cast import Cast, Participant
+from mergebuild.plan.outline import TensorOutline
 from mergebuild.plan.remarks import Remarks
 from mergebuild.plan.slots import Slot
 from mergebuild.recipe import Condition, Node, Parameters
@@ -64,6 +65,9 @@ class _Questions:
     graded: bool
 
 
+Brought: TypeAlias = tuple[Participant, TensorOutline, str]
+"""A participant, the tensor that it brings, and its own name for that."""
+
 Members: TypeAlias = tuple[int, ...]
 """A cast and those of its participants that have a tensor, by identity: they live as long as the
 node is planned."""
@@ -80,21 +84,24 @@ class Evaluation:
     _questions: dict[Members, _Questions] = field(default_factory=dict)
     _found: dict[object, Evaluated] = field(default_factory=dict)
 
-    def of(
-        self, slot: Slot, present: Sequence[tuple[Participant, str]], shape: tuple[int, ...]
-    ) -> Evaluated:
-        """The arguments for a slot, of which the participants in `present` have a tensor, by that
-        name and of that shape. What has no value is remarked on."""
-        members = (id(slot.cast), *[id(participant) for participant, _ in present])
+    def of(self, slot: Slot, present: Sequence[Brought]) -> Evaluated:
+        """The arguments for a slot, given what some participants bring, all of one shape. What has
+        no value is remarked on."""
+        shape = present[0][1].shape
+        members = (id(slot.cast), *[id(participant) for participant, _, _ in present])
         questions = self._questions.get(members)
         if questions is None:
-            asked = self._asked(slot.cast, [participant for participant, _ in present])
+            asked = self._asked(slot.cast, [participant for participant, _, _ in present])
             questions = self._questions[members] = asked
-        matched = tuple(
-            [
-                id(first(q.conditions, _name(q, slot, present), self.native))
-                for q in questions.filtered
-            ]
+        matched = (
+            tuple(
+                [
+                    id(first(q.conditions, _name(q, slot, present), self.native))
+                    for q in questions.filtered
+                ]
+            )
+            if questions.filtered
+            else ()
         )
         case = members, shape, slot.t if questions.graded else None, matched
         found = self._found.get(case)
@@ -126,7 +133,7 @@ class Evaluation:
         self,
         questions: _Questions,
         slot: Slot,
-        present: Sequence[tuple[Participant, str]],
+        present: Sequence[Brought],
         shape: tuple[int, ...],
     ) -> Evaluated:
         arguments: dict[str, Argument | tuple[Argument, ...]] = {
@@ -147,9 +154,7 @@ class Evaluation:
             arguments[name] = _at_rest(self.method.parameters[name], arguments[name])
         return Evaluated(arguments, idle, findings)
 
-    def _value(
-        self, question: _Question, slot: Slot, present: Sequence[tuple[Participant, str]]
-    ) -> Argument:
+    def _value(self, question: _Question, slot: Slot, present: Sequence[Brought]) -> Argument:
         parameter = question.parameter
         name = _name(question, slot, present)
         condition = first(question.conditions, name, self.native)
@@ -170,9 +175,9 @@ class Evaluation:
         return 0.0
 
 
-def _name(question: _Question, slot: Slot, present: Sequence[tuple[Participant, str]]) -> str:
+def _name(question: _Question, slot: Slot, present: Sequence[Brought]) -> str:
     """What the tensor is called that filters are asked about."""
-    return slot.name if question.who is None else present[question.who][1]
+    return slot.name if question.who is None else present[question.who][2]
 
 
 def _levels(node: Node, cast: Cast, participant: Participant | None) -> list[Parameters]:

@@ -1,13 +1,10 @@
-"""Outlining a node of any kind."""
+"""Outlining a node of any kind; what a rare kind takes is imported for the first of it."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 from mergebuild.methods.declaration import Method
-from mergebuild.plan.application import outline_application
-from mergebuild.plan.extraction import outline_extraction
-from mergebuild.plan.mixture import outline_mixture
 from mergebuild.plan.node import Outlined, outline_node
 from mergebuild.plan.outline import Outline
 from mergebuild.plan.vocabularies import Vocabularies
@@ -24,9 +21,15 @@ def outline_any(
     """Everything about a node that is known before anything is computed. Raises RecipeError."""
     match node.body:
         case Extraction() as body:
+            from mergebuild.plan.extraction import outline_extraction
+
             return outline_extraction(node, body, methods, outlines)
         case Mixture() as body:
+            from mergebuild.plan.mixture import outline_mixture
+
             return outline_mixture(node, body, methods, outlines)
         case Application() as body:
+            from mergebuild.plan.application import outline_application
+
             return outline_application(node, body, methods, outlines)
     return outline_node(node, methods, outlines, vocabularies, native)

@@ -14,7 +14,7 @@ from mergebuild.expression import Expression, Operand
 from mergebuild.methods.declaration import Method
 from mergebuild.plan.arrangement import Arrangement, UnknownRowError
 from mergebuild.plan.cast import Participant
-from mergebuild.plan.evaluation import Evaluation
+from mergebuild.plan.evaluation import Brought, Evaluation
 from mergebuild.plan.outline import TensorOutline
 from mergebuild.plan.remarks import Remarks
 from mergebuild.plan.slots import Slot
@@ -34,13 +34,8 @@ class Resolver:
 
     def expression(self, slot: Slot) -> Expression | None:
         """The expression for a slot; None where a remark says why there is none."""
-        pairs = zip(slot.cast.participants, slot.names, strict=True)
         try:
-            present = [
-                (participant, self._tensor(slot, participant, name), name)
-                for participant, name in pairs
-                if name is not None
-            ]
+            present = self._brought(slot)
         except UnknownRowError as error:
             self.remarks.problem(str(error), slot.name, error.at, error.hint)
             return None
@@ -73,16 +68,18 @@ class Resolver:
             return None
         return self._merged(slot, present)
 
-    def _tensor(self, slot: Slot, participant: Participant, name: str) -> TensorOutline:
-        """What a participant brings, in the vocabulary of the node."""
-        tensor = participant.outline.tensors[name]
+    def _brought(self, slot: Slot) -> list[Brought]:
+        """What the participants bring, in the vocabulary of the node."""
+        pairs = zip(slot.cast.participants, slot.names, strict=True)
+        found = [(p, p.naming.outline.tensors[name], name) for p, name in pairs if name is not None]
         if self.arrangement is None:
-            return tensor
-        return self.arrangement.tensor(participant.model, name, tensor, slot.name)
+            return found
+        return [
+            (p, self.arrangement.tensor(p.model, name, tensor, slot.name), name)
+            for p, tensor, name in found
+        ]
 
-    def _present(
-        self, slot: Slot, present: list[tuple[Participant, TensorOutline, str]]
-    ) -> list[tuple[Participant, TensorOutline, str]] | None:
+    def _present(self, slot: Slot, present: list[Brought]) -> list[Brought] | None:
         """Which of the inputs that have the tensor are used, by the method's rule."""
         base_there = slot.cast.base and slot.names[0] is not None
         owners = ", ".join(f"'{participant.model}'" for participant, _, _ in present)
@@ -119,16 +116,12 @@ class Resolver:
             shape=tensor.shape,
         )
 
-    def _buffer(
-        self, slot: Slot, present: list[tuple[Participant, TensorOutline, str]]
-    ) -> Expression:
+    def _buffer(self, slot: Slot, present: list[Brought]) -> Expression:
         if len({(tensor.key, tensor.dtype) for _, tensor, _ in present}) > 1:
             self.remarks.note(f"no weight: copied from '{present[0][0].model}'", slot.name)
         return self._copied(slot, *present[0])
 
-    def _integral(
-        self, slot: Slot, present: list[tuple[Participant, TensorOutline, str]]
-    ) -> Expression | None:
+    def _integral(self, slot: Slot, present: list[Brought]) -> Expression | None:
         if len({(tensor.key, tensor.dtype) for _, tensor, _ in present}) > 1:
             self.remarks.problem(
                 "a tensor that is not of floating point differs between the inputs",
@@ -139,11 +132,9 @@ class Resolver:
             return None
         return self._copied(slot, *present[0])
 
-    def _merged(
-        self, slot: Slot, present: list[tuple[Participant, TensorOutline, str]]
-    ) -> Expression:
+    def _merged(self, slot: Slot, present: list[Brought]) -> Expression:
         shape = present[0][1].shape
-        found = self.evaluation.of(slot, [(p, name) for p, _, name in present], shape)
+        found = self.evaluation.of(slot, present)
         for finding in found.findings:
             if finding.level == "error":
                 self.remarks.problem(finding.message, slot.name, self.node.at)
@@ -155,7 +146,7 @@ class Resolver:
             operands=tuple([_operand(*entry) for entry in present]),
             base=slot.cast.base,
             arguments=found.arguments,
-            dtype=self._dtype([tensor for _, tensor, _ in present]),
+            dtype=self._declared or self._dtype([tensor for _, tensor, _ in present]),
             shape=shape,
             stream=slot.name if self.method.random and "seed" not in found.idle else None,
         )
@@ -163,9 +154,12 @@ class Resolver:
             self.remarks.note("float64 inputs are rounded to float32, to compute with", slot.name)
         return made
 
+    @property
+    def _declared(self) -> str | None:
+        return self.node.out_dtype or self.node.dtype
+
     def _dtype(self, tensors: Sequence[TensorOutline]) -> str:
-        declared = self.node.out_dtype or self.node.dtype
-        return declared or promote([tensor.counts_as or tensor.dtype for tensor in tensors])
+        return self._declared or promote([tensor.counts_as or tensor.dtype for tensor in tensors])
 
 
 def _operand(participant: Participant, tensor: TensorOutline, name: str) -> Operand:
