@@ -52,7 +52,11 @@ def measure(folder: Path, nodes: int, tensors: int, rounds: int) -> list[str]:
     recipe = folder / "recipe.yaml"
     recipe.write_text(chain(models, nodes), encoding="utf-8")
     program = [sys.executable, "-m", "mergebuild"]
-    here = {"PYTHONPATH": str(ROOT)}
+    here = {
+        "PYTHONPATH": str(ROOT),
+        "PYTHONPYCACHEPREFIX": str(folder / "compiled"),  # as an installed package has it
+        "PYTHONDONTWRITEBYTECODE": "",
+    }
     cache = ["--cache", str(folder / "cache")]
     time.sleep(2.5)  # digests of younger files are not remembered
     command([*program, "plan", str(recipe), *cache], here, folder)

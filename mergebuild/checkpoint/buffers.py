@@ -18,7 +18,7 @@ _ATTENTION: Final = ("attn", "attention")
 
 def is_buffer(name: str, shape: tuple[int, ...]) -> bool:
     """Whether a tensor is such a one; a `bias` of an attention is, if it is a mask [1, 1, n, n]."""
-    *above, last = name.split(".")
-    if last == "bias" and above and above[-1] in _ATTENTION:
+    above, _, last = name.rpartition(".")
+    if last == "bias" and above.rpartition(".")[2] in _ATTENTION:
         return len(shape) == 4 and shape[:2] == (1, 1) and shape[2] == shape[3]
     return last in _NAMES

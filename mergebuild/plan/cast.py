@@ -17,9 +17,11 @@ from mergebuild.recipe import Input, ModelRef, Module, Node, Slice
 
 @dataclass(frozen=True, slots=True)
 class Participant:
-    """A model in its place in a slice; `entry` is None for a base that is not listed."""
+    """A model in its place in a slice, `called` so by operands; `entry` is None for a base that is
+    not listed."""
 
     model: ModelRef
+    called: str
     naming: Naming
     entry: Input | None
     at: Location
@@ -60,7 +62,9 @@ def cast_of(
         module,
         part,
         tuple(
-            Participant(m, namings[m], entries.get(m), entries[m].at if m in entries else part.at)
+            Participant(
+                m, str(m), namings[m], entries.get(m), entries[m].at if m in entries else part.at
+            )
             for m in order
         ),
         base is not None,

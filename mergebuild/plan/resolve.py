@@ -143,7 +143,9 @@ class Resolver:
         made = Expression(
             method=self.method.name,
             version=self.method.version,
-            operands=tuple([_operand(*entry) for entry in present]),
+            operands=tuple(
+                [Operand(p.called, n, t.key, t.dtype, None, t.view) for p, t, n in present]
+            ),
             base=slot.cast.base,
             arguments=found.arguments,
             dtype=self._declared or self._dtype([tensor for _, tensor, _ in present]),
@@ -163,4 +165,4 @@ class Resolver:
 
 
 def _operand(participant: Participant, tensor: TensorOutline, name: str) -> Operand:
-    return Operand(str(participant.model), name, tensor.key, tensor.dtype, view=tensor.view)
+    return Operand(participant.called, name, tensor.key, tensor.dtype, None, tensor.view)
