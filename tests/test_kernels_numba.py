@@ -68,6 +68,7 @@ def refuse() -> Kernels:
 
 TORCH, LOOPS = TorchKernels(), NumbaKernels(refuse)
 HELPED = NumbaKernels(torch_kernels)  # exp, log and tanh are torch's
+WITH_TORCH = ("arcee_fusion", "iso_c", "pcb_merging", "tsv_merge")
 DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -395,7 +396,7 @@ def test_methods_give_the_same_bits(name: str, dtype: torch.dtype) -> None:
     arguments = example_arguments(method, given_)
     if "density" in arguments:
         arguments["density"] = (0.5,) * given_.deltas
-    loops = NumbaKernels(torch_kernels)
+    loops = HELPED if name in WITH_TORCH else LOOPS
     results = [
         run(_steps(method, given_, arguments), tensors, dtype, kernels, chunk)
         for kernels, chunk in ((TORCH, BLOCK), (loops, BLOCK), (loops, 4 * BLOCK))
