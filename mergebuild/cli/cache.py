@@ -30,7 +30,9 @@ from mergebuild.errors import UsageError
 
 DAMAGED = 1
 
-cache = typer.Typer(help="Look at the cache, verify it, clean it up.", no_args_is_help=True)
+cache = typer.Typer(
+    help="Look at the cache, verify it, clean it up.", no_args_is_help=True, rich_markup_mode=None
+)
 
 Keys = Annotated[list[str] | None, typer.Argument(help="Checkpoint keys, or how they begin.")]
 OneKey = Annotated[str, typer.Argument(help="A checkpoint key, or how it begins.")]

@@ -50,7 +50,9 @@ from mergebuild.remote.signature import check_name, read_public
 FAILED = 1
 _LINE_LARGEST = 1 << 12
 
-keys = typer.Typer(help="Keys to sign with, and keys to trust.", no_args_is_help=True)
+keys = typer.Typer(
+    help="Keys to sign with, and keys to trust.", no_args_is_help=True, rich_markup_mode=None
+)
 
 Target = Annotated[str, typer.Argument(help="A recipe, or the key of a checkpoint.")]
 
