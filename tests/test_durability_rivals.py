@@ -63,8 +63,7 @@ def end(process: subprocess.Popen[str]) -> tuple[int, list[dict[str, object]], s
 
 
 SLOW = """
-import sys, time, mergebuild.engine
-b = sys.modules["mergebuild.engine.build"]
+import time, mergebuild.engine.build as b
 made = b.compute_tensor
 def slowly(*args):
     time.sleep({seconds})
