@@ -71,9 +71,13 @@ def right(scratch: Scratch, expected: str) -> None:
 
 
 def remember_sources(scratch: Scratch) -> None:
-    """Plan until both databases are there: sources have to be two seconds old for that."""
+    """Plan, with something stale, until both databases are there: sources have to be two seconds
+    old for that."""
     cache = scratch.root / "cache"
-    while not ((cache / "digests.db").exists() and (cache / "index.db").exists()):
+    latest = time.monotonic() + 30
+    while time.monotonic() < latest and not (
+        (cache / "digests.db").exists() and (cache / "index.db").exists()
+    ):
         time.sleep(0.2)
         scratch.plan()
 
@@ -219,7 +223,8 @@ RECORDS = ("digests.db", "index.db", "recipes/*.json", "runs/*.jsonl", "*/*/merg
 @pytest.mark.parametrize("garbled", GARBLED, ids=lambda data: f"{data[:6]!r}")
 def test_damaged_records_never_matter(scratch: Scratch, record: str, garbled: bytes) -> None:
     cache = Cache(scratch.root / "cache")
-    remember_sources(scratch)
+    with edited(scratch, *EDIT):
+        remember_sources(scratch)
     paths = sorted(cache.root.glob(record))
     assert paths
     for path in paths:
