@@ -95,7 +95,7 @@ def test_nothing_to_compute_imports_little_and_writes_nothing(
         "try: main()\n"
         "except SystemExit: pass\n"
         "heavy = {'torch', 'numpy', 'numba', 'tokenizers', 'transformers', 'huggingface_hub',"
-        " 'fsspec', 'cryptography', 'rich'}\n"
+        " 'fsspec', 'cryptography', 'rich', 'networkx', 'pydantic'}\n"
         "rare = {'mergebuild.' + name for name in ('engine.build', 'share.card', 'share.lock.hold',"
         " 'include', 'cli.exchange', 'cli.publishing', 'remote.push')}\n"
         "print(*sorted((heavy | rare) & set(sys.modules)))"

@@ -57,7 +57,7 @@ THIRD_PARTIES: dict[str, tuple[str, ...]] = {
     "fsspec": (),
     "gcsfs": (),
     "huggingface_hub": (),
-    "networkx": ("graph", "plan", "share"),
+    "networkx": ("graph",),
     "numba": ("kernels",),
     "numpy": ("kernels",),
     "rich": ("console", "report"),

@@ -16,7 +16,7 @@ from mergebuild.console.cache import comparison_text
 from mergebuild.engine.check import Comparison
 from mergebuild.engine.options import Options
 from mergebuild.events import silent
-from mergebuild.graph import node_graph, select
+from mergebuild.graph import select
 from mergebuild.plan import Settings
 from mergebuild.proof import check, check_output
 from mergebuild.recipe import Recipe
@@ -52,7 +52,7 @@ def compared_nodes(
     site: Site,
 ) -> dict[str, Comparison]:
     """The chosen nodes of a recipe, or its outputs, each built again from what it reads."""
-    chosen = select(node_graph(recipe), nodes) if nodes else set(recipe.outputs)
+    chosen = select(recipe, nodes) if nodes else set(recipe.outputs)
     return {
         name: check(recipe, name, cache=cache, settings=settings, options=options, site=site)
         for name in recipe.nodes

@@ -21,7 +21,7 @@ from mergebuild.console.plain import plain_sink
 from mergebuild.engine.deltas import distances
 from mergebuild.errors import CheckpointError, UsageError, did_you_mean
 from mergebuild.files import write_file
-from mergebuild.graph import build_order, node_graph
+from mergebuild.graph import build_order
 from mergebuild.methods import registry
 from mergebuild.plan.looking import differing_files, differing_tokens
 from mergebuild.recipe.resolved import resolved_text
@@ -48,7 +48,7 @@ def graph(
 ) -> None:
     """Write the graph of a recipe: what is made from what."""
     loaded = api.load(recipe, variables=pairs("--set", set_))
-    order = build_order(node_graph(loaded), list(loaded.nodes))
+    order = build_order(loaded, loaded.nodes)
     typer.echo(FORMATS[format_.value](loaded, order))
 
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-import networkx as nx
-
 from mergebuild.cache import Cache
 from mergebuild.errors import Problem, RecipeError, UsageError, did_you_mean
 from mergebuild.events import Sink, silent
-from mergebuild.graph import build_order, node_graph, select
+from mergebuild.graph import build_order, select
 from mergebuild.methods.declaration import Method
 from mergebuild.plan.costs import costs_of
 from mergebuild.plan.freshness import Decisions
@@ -46,10 +44,8 @@ def make_plan(
     damaged), UsageError (a selector or output names no node).
     """
     settings = settings or Settings()
-    graph = node_graph(recipe)
-    targets = select(graph, selectors) if selectors else set(recipe.outputs)
-    needed = targets.union(*(nx.ancestors(graph, target) for target in targets))
-    order = [name for name in build_order(graph, list(recipe.nodes)) if name in needed]
+    targets = select(recipe, selectors) if selectors else set(recipe.outputs)
+    order = build_order(recipe, targets)
     places = _places(recipe, outputs or {}, targets)
     references = [r for name in order for r in recipe.nodes[name].references()]
     leaves = open_leaves(

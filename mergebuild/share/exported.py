@@ -9,10 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-import networkx as nx
-
 from mergebuild.errors import Location, Problem, RecipeError, UsageError, did_you_mean
-from mergebuild.graph import build_order, node_graph
+from mergebuild.graph import build_order
 from mergebuild.methods.declaration import Method
 from mergebuild.recipe import (
     Condition,
@@ -53,13 +51,10 @@ def mergekit_file(recipe: Recipe, methods: Mapping[str, Method], node: str | Non
 
     Raises RecipeError with every key that mergekit has no word for, UsageError for an unknown node.
     """
-    graph = node_graph(recipe)
     if node is not None and node not in recipe.nodes:
         raise UsageError.of(f"no node '{node}'", hint=did_you_mean(node, list(recipe.nodes)))
     targets = [node] if node is not None else list(recipe.outputs)
-    needed = set(targets).union(*(nx.ancestors(graph, target) for target in targets))
-    order = [name for name in build_order(graph, list(recipe.nodes)) if name in needed]
-    chosen = [recipe.nodes[name] for name in order]
+    chosen = [recipe.nodes[name] for name in build_order(recipe, targets)]
     problems = [problem for one in chosen for problem in _beyond(one, methods, recipe.native)]
     if problems:
         raise RecipeError(*problems)
