@@ -127,6 +127,9 @@ class Memory:
     def read(self, start: int, stop: int, into: memoryview) -> None:
         into[:] = self.data[2 * start : 2 * stop]
 
+    def room(self, start: int, size: int) -> memoryview:
+        return self.data[2 * start : 2 * start + size]
+
     def write(self, start: int, data: memoryview) -> None:
         self.data[2 * start : 2 * start + len(data)] = data
 

@@ -44,6 +44,11 @@ class Memory:
         self.calls.append((start, stop))
         into[:] = self._bytes(start, stop)
 
+    def room(self, start: int, size: int) -> memoryview:
+        first = start * self.tensor.element_size()
+        flat: memoryview = raw(self.tensor).data
+        return flat[first : first + size]
+
     def write(self, start: int, data: memoryview) -> None:
         stop = start + len(data) // self.tensor.element_size()
         self.calls.append((start, stop))

@@ -41,7 +41,7 @@ def opened(path: Path, size: int) -> Target:
 # Where in the file, and how much: edges shared with neighbours, less than a page, several buffers.
 PARTS = [
     (0, PAGE), (0, 10), (10, 100), (PAGE - 1, 2), (8, PAGE), (8, 2 * PAGE), (PAGE, SLOT),
-    (3 * PAGE + 40, SLOT + 7), (24, 3 * SLOT + 1), (PAGE + 8, 20 * SLOT),
+    (3 * PAGE + 40, SLOT + 7), (24, 3 * SLOT + 1), (PAGE + 8, 20 * SLOT + 99),
 ]  # fmt: skip
 
 
@@ -58,9 +58,14 @@ def test_every_byte_arrives_and_no_other_is_touched(
     landing, view, generator = Landing(), memoryview(data), random.Random(position)
     stream = ring.stream(target, position, landing)
     while view:
-        part = generator.choice([1, 100, PAGE, 256 << 10])
-        stream.write(view[:part])
-        view = view[part:]
+        part = view[: generator.choice([1, 100, PAGE, 256 << 10, 1 << 20, SLOT - PAGE, SLOT])]
+        if generator.random() < 0.5:
+            room = stream.room(len(part))
+            room[:] = part
+            stream.write(room)
+        else:
+            stream.write(part)
+        view = view[len(part) :]
     stream.flush()
     assert landed(landing) is None
     rest = b"\xee" * whole

@@ -48,6 +48,17 @@ class Writer:
     landing: Landing
     stream: Stream | None = None
     held: memoryview | None = None
+    _room: memoryview | None = None
+
+    def room(self, start: int, size: int) -> memoryview:
+        """Where the next `size` bytes, which begin at an element offset, are best put: passed to
+        `write` then, they are where they belong already."""
+        if self.held is not None:
+            self._room = self.held[start * self.itemsize :][:size]
+        else:
+            assert self.stream is not None
+            self._room = self.stream.room(size)
+        return self._room
 
     def write(self, start: int, data: memoryview) -> None:
         """Take raw bytes at an element offset. KeyboardInterrupt if the build is to stop."""
@@ -55,13 +66,14 @@ class Writer:
             raise KeyboardInterrupt
         if self.landing.failure is not None:
             raise self.landing.failure
-        data = data.cast("B")
-        if self.held is not None:
-            at = start * self.itemsize
-            self.held[at : at + len(data)] = data
+        if data is not self._room:
+            data = data.cast("B")
+            if self.held is not None:
+                at = start * self.itemsize
+                self.held[at : at + len(data)] = data
+        self.digest.update(data)
         if self.stream is not None:
             self.stream.write(data)
-        self.digest.update(data)
 
     def finish(self) -> str:
         """All is written: see it on its way. Returns the content digest."""

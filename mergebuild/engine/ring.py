@@ -10,14 +10,15 @@ import mmap
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from queue import SimpleQueue
+from queue import LifoQueue, SimpleQueue
 from threading import Lock, Thread
 from typing import Final
 
 from mergebuild.files import PAGE, write_all, write_direct
 
-SLOT: Final = 1 << 20
-"""Bytes of a buffer. Half as many cost a third more time, four times as many gain nothing."""
+SLOT: Final = (2 << 20) + PAGE
+"""Bytes of a buffer. A quarter of them cost a third more time, twice as many gain nothing; the page
+is for what a chunk of 2 MiB finds there of the page where the last one ended."""
 LEAST: Final = 16
 """Buffers: what two threads can have under way, and as many filled meanwhile."""
 THREADS: Final = 2
@@ -83,7 +84,7 @@ class Ring:
         slots = max(slots, LEAST)
         self._room = mmap.mmap(-1, slots * SLOT)
         view = memoryview(self._room)
-        self._free: SimpleQueue[memoryview] = SimpleQueue()
+        self._free: LifoQueue[memoryview] = LifoQueue()  # the last one used may still be in cache
         self._full: SimpleQueue[_Parcel | None] = SimpleQueue()
         for at in range(0, slots * SLOT, SLOT):
             self._free.put(view[at : at + SLOT])
@@ -135,34 +136,68 @@ class Ring:
 
 
 class Stream:
-    """Consecutive bytes of a file, on their way into buffers; for one thread."""
+    """Consecutive bytes of a file, on their way into buffers; for one thread.
+
+    Byte i of a buffer goes to byte i of a page and those that follow, so that what is sent off
+    before the end is whole pages but for the first.
+    """
 
     def __init__(self, ring: Ring, target: Target, position: int, landing: Landing) -> None:
         self._ring, self._target, self._landing = ring, target, landing
         self._position = position
         self._slot: memoryview | None = None
         self._begin = self._end = 0
+        self._room: memoryview | None = None
+        self._spare = memoryview(b"")
+
+    def room(self, size: int) -> memoryview:
+        """Where the next `size` bytes may be put, to be passed to `write`, which then copies
+        nothing unless they are too many for a buffer."""
+        if size > SLOT - PAGE:
+            if len(self._spare) < size:
+                self._spare = memoryview(bytearray(size))
+            return self._spare[:size]
+        slot = self._slot_with(size)
+        self._room = slot[self._end : self._end + size]
+        return self._room
 
     def write(self, data: memoryview) -> None:
         """Take bytes; `data` may be reused afterwards."""
+        if data is self._room:
+            self._end += len(data)
+            self._room = None
+            return
         while data:
-            if self._slot is None:
-                self._slot = self._ring.take()
-                self._begin = self._end = self._position % PAGE
+            slot = self._slot_with(1)
             part = data[: SLOT - self._end]
-            self._slot[self._end : self._end + len(part)] = part
+            slot[self._end : self._end + len(part)] = part
             self._end += len(part)
             data = data[len(part) :]
-            if self._end == SLOT:
-                self.flush()
 
     def flush(self) -> None:
         """Send off what is there."""
-        if self._slot is None:
-            return
-        slot, self._slot = self._slot, None
-        self._ring.put(slot, self._begin, self._end, self._target, self._position, self._landing)
-        self._position += self._end - self._begin
+        if self._slot is not None:
+            self._send(self._slot, self._end)
+            self._slot = None
+
+    def _slot_with(self, size: int) -> memoryview:
+        """A buffer where so many bytes more have room."""
+        slot, left = self._slot, b""
+        if slot is not None and SLOT - self._end < size:
+            whole = self._end // PAGE * PAGE
+            left = bytes(slot[whole : self._end])
+            self._send(slot, whole)
+            slot = None
+        if slot is None:
+            slot = self._slot = self._ring.take()
+            self._begin = self._position % PAGE
+            self._end = self._begin + len(left)
+            slot[self._begin : self._end] = left
+        return slot
+
+    def _send(self, slot: memoryview, end: int) -> None:
+        self._ring.put(slot, self._begin, end, self._target, self._position, self._landing)
+        self._position += end - self._begin
 
 
 def _deliver(parcel: _Parcel) -> None:

@@ -35,8 +35,11 @@ class Reader(Protocol):
 class Writer(Protocol):
     """Where the output goes."""
 
+    def room(self, start: int, size: int) -> memoryview:
+        """Where to put the next `size` bytes, from element `start` on, to be passed to `write`."""
+
     def write(self, start: int, data: memoryview) -> None:
-        """Take raw bytes of the output from element `start` on; `data` is reused afterwards."""
+        """Take raw bytes of the output from element `start` on; `data` is not touched after."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +107,7 @@ class _Walk:
         self.nonfinite: tuple[int, ...] | None = None
         self._readers = readers
         self._sizes = [SIZES[reader.dtype] for reader in readers]
+        self._size = SIZES[dtype]
         self._shape = shape
         self._chunk = chunk
         self._resident = False
@@ -116,22 +120,27 @@ class _Walk:
         return gathering.value()
 
     def map(self, operation: Map, writer: Writer) -> int:
-        waiting: deque[int] = deque()
-        for start in self._chunks(operation.grain(self._shape)):
+        waiting: deque[tuple[int, int]] = deque()
+        for start, stop in self._chunks(operation.grain(self._shape)):
             self._bench.apply(operation)
-            waiting.append(start)
+            waiting.append((start, stop))
             if len(waiting) > self._bench.lag:
-                writer.write(waiting.popleft(), self._bench.take())
-        for start in waiting:
-            writer.write(start, self._bench.take())
+                self._take(*waiting.popleft(), writer)
+        for start, stop in waiting:
+            self._take(start, stop, writer)
         return self._bench.overflowed()
 
-    def _chunks(self, grain: int) -> Iterator[int]:
-        """Put one chunk after the other on the bench and tell at which element it begins."""
+    def _take(self, start: int, stop: int, writer: Writer) -> None:
+        room = writer.room(start, (stop - start) * self._size)
+        self._bench.take(room)
+        writer.write(start, room)
+
+    def _chunks(self, grain: int) -> Iterator[tuple[int, int]]:
+        """Put one chunk after the other on the bench and tell which elements it holds."""
         elements = math.prod(self._shape)
         step = elements if elements <= self._chunk else max(1, self._chunk // grain) * grain
         if self._resident:
-            yield 0
+            yield 0, elements
             return
         first_pass = self.nonfinite is None
         self._bench.reserve(min(step, elements))
@@ -140,7 +149,7 @@ class _Walk:
             self._read(start, stop)
             if first_pass:
                 self._bench.inspect()
-            yield start
+            yield start, stop
         self.nonfinite = self._bench.nonfinite()
         self._resident = elements <= self._chunk
 

@@ -50,10 +50,11 @@ class Bench(Protocol):
         """Start gathering over the whole tensor."""
 
     def apply(self, operation: Map) -> None:
-        """Begin to make the output; it is the last use of what is on the bench."""
+        """Begin to make the output. What is on the bench stays in use until it is taken or, where
+        it may lag, under way."""
 
-    def take(self) -> memoryview:
-        """The first output not taken yet: raw bytes in its dtype, good until the next `apply`."""
+    def take(self, into: memoryview) -> None:
+        """Put the first output not taken yet, raw bytes in its dtype, into a buffer of its size."""
 
     def overflowed(self) -> int:
         """How many finite results the rounding made infinite, in all outputs."""

@@ -41,7 +41,6 @@ class NumbaBench:
         self._operands = operands
         self._dtype = output
         self._capacity = 0
-        self._output = memoryview(b"")
         self._nonfinite = [0] * len(operands)
         self._overflowed = 0
         self._new_other = other
@@ -58,7 +57,6 @@ class NumbaBench:
             row[: SIZES[dtype] * elements].data
             for row, dtype in zip(self.raw, self._operands, strict=True)
         ]
-        (self.out,) = _bytes(1, SIZES[self._dtype] * elements)
 
     def place(self, start: int, count: int) -> None:
         self.start, self.count = start, count
@@ -74,21 +72,28 @@ class NumbaBench:
         return gather(statistic, self) or _Elsewhere(statistic, self)
 
     def apply(self, operation: Map) -> None:
-        size = self.count * SIZES[self._dtype]
-        self._output = self.out[:size].data
+        self._operation = operation
+
+    def take(self, into: memoryview) -> None:
+        out = np.frombuffer(into, np.uint8)
+        askew = out.ctypes.data % SIZES[self._dtype] != 0  # after tensors of other dtypes in a file
+        self.out = self.scratch("output", np.uint8, len(out)) if askew else out
+        self._make()
+        if askew:
+            out[:] = self.out
+
+    def _make(self) -> None:
+        operation, size = self._operation, len(self.out)
         if isinstance(operation, Identity) and self.codes[operation.operand] == self.code:
-            self.out[:size] = self.raw[operation.operand, :size]
+            self.out[:] = self.raw[operation.operand, :size]
             return
         lost = write(operation, self)
         if lost is None:
             other = self.loaded()
             other.apply(operation)
-            self._output = other.take()
+            other.take(self.out.data)
         else:
             self._overflowed += lost
-
-    def take(self) -> memoryview:
-        return self._output
 
     def overflowed(self) -> int:
         elsewhere = self._other.overflowed() if self._other is not None else 0
