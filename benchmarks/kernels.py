@@ -127,6 +127,16 @@ class Memory:
     def read(self, start: int, stop: int, into: memoryview) -> None:
         into[:] = self.data[2 * start : 2 * stop]
 
+    @property
+    def unit(self) -> int:
+        return 1
+
+    def part(self, start: int) -> Memory:
+        return self
+
+    def flush(self) -> None:
+        pass
+
     def room(self, start: int, size: int) -> memoryview:
         return self.data[2 * start : 2 * start + size]
 

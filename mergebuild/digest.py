@@ -155,6 +155,14 @@ class ContentDigest:
                 self._open.reset()
                 self._filled = 0
 
+    def extend(self, rest: ContentDigest) -> None:
+        """Take in the bytes that another one, of the same tensor, was given; they follow those
+        of this one, which are whole BLOCKs."""
+        if self._filled:
+            raise ValueError(f"{self._filled} bytes beyond the last whole block")
+        self._blocks += rest._blocks
+        self._open, self._filled = rest._open, rest._filled
+
     def hexdigest(self) -> str:
         """32 hexadecimal digits; more data may follow."""
         rest = [self._open.digest()] if self._filled else []

@@ -44,6 +44,16 @@ class Memory:
         self.calls.append((start, stop))
         into[:] = self._bytes(start, stop)
 
+    @property
+    def unit(self) -> int:
+        return 1
+
+    def part(self, start: int) -> Memory:
+        return self
+
+    def flush(self) -> None:
+        pass
+
     def room(self, start: int, size: int) -> memoryview:
         first = start * self.tensor.element_size()
         flat: memoryview = raw(self.tensor).data

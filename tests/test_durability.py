@@ -79,7 +79,7 @@ def scratch(tmp_path: Path) -> Scratch:
 
 SLOW_CHUNKS = """
 import os, time
-from mergebuild.engine.places import Writer
+from mergebuild.engine.writer import Writer
 write = Writer.write
 def slowly(self, start, data):
     os.write(1, b"chunk\\n")

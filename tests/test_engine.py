@@ -12,6 +12,7 @@ import pytest
 
 import mergebuild as mb
 from mergebuild.events import Event, TensorDone
+from mergebuild.kernels import walk
 from tests import kit
 from tests.builder import Scratch, computed, edited
 from tests.damage import rot
@@ -61,6 +62,26 @@ def test_bits_do_not_depend_on_threads_or_chunks(scratch: Scratch, way: str) -> 
     clean(scratch)
     scratch.build(settings=WAYS[way])
     assert weights(scratch) == expected
+
+
+def test_threads_without_a_task_help_with_a_large_tensor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parts begin where a digest's 4 MiB do: embeddings of 9 MB have three."""
+    large = {"layers": 1, "hidden": 64, "vocab": 70_000, "intermediate": 64}
+    kit.llama(tmp_path / "base", dtype="bfloat16", **large)  # type: ignore[arg-type]
+    for seed, name in enumerate(("math", "chat"), start=1):
+        kit.llama(tmp_path / name, dtype="bfloat16", near=tmp_path / "base", seed=seed, **large)  # type: ignore[arg-type]
+    age(tmp_path)
+    scratch = Scratch(tmp_path)
+    scratch.write(RECIPE.replace("    merge_method", "    dtype: bfloat16\n    merge_method"))
+    scratch.build()
+    expected = weights(scratch)
+    monkeypatch.setattr(walk, "PART", 1 << 16)
+    for jobs in (1, 4):
+        clean(scratch)
+        scratch.build(settings=mb.Settings(jobs=jobs))
+        assert weights(scratch) == expected
 
 
 def test_fused_equals_staged(scratch: Scratch) -> None:

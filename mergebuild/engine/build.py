@@ -21,7 +21,7 @@ from mergebuild.engine.workers import Made, Workers
 from mergebuild.errors import BuildError
 from mergebuild.events import BuildFinished, BuildStarted, How, OutputPublished, Sink, Warned, Work
 from mergebuild.kernels import Kernels
-from mergebuild.kernels.choose import kernels_of_run
+from mergebuild.kernels.choose import CPU, kernels_of_run
 from mergebuild.methods.declaration import Method
 from mergebuild.plan import NodePlan, Plan
 from mergebuild.plan.costs import fetched_bytes, read_bytes, tensor_bytes, written_bytes
@@ -116,6 +116,7 @@ class Run:
         self._places = Places(plan)
         self._downloads = Downloads()
         self._kernels: Kernels
+        self._workers: Workers
 
     def nodes(self, wanted: Mapping[str, NodePlan]) -> None:
         """Build every wanted node."""
@@ -125,8 +126,10 @@ class Run:
             for name in wanted:
                 if self._tally.empty(name):
                     self._publish(name)
-            with kernels_of_run(self._plan.settings.device) as self._kernels:
-                Workers(todo, self._task, self._plan.settings.threads, self._places.stop).run()
+            settings = self._plan.settings
+            self._workers = Workers(todo, self._task, settings.threads, self._places.stop)
+            with kernels_of_run(settings.device) as self._kernels:
+                self._workers.run()
         finally:
             self._downloads.close()
             self._places.close()
@@ -184,6 +187,7 @@ class Run:
             self._plan.settings.elements,
             self._options.allow_nonfinite,
             lambda text: self._tally.remark(name, text),
+            self._workers.share if self._plan.settings.device == CPU else None,
         )
         return "computed", digest, writer.landing
 

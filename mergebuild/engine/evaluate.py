@@ -7,12 +7,14 @@ from collections.abc import Callable, Mapping
 from mergebuild.cache import Unsound
 from mergebuild.cache.content import tensor_content
 from mergebuild.checkpoint.reader import changed
-from mergebuild.engine.places import Places, Readable, Writer
+from mergebuild.engine.places import Places, Readable
+from mergebuild.engine.writer import Writer
 from mergebuild.errors import BuildError, CheckpointError
 from mergebuild.expression import Expression
 from mergebuild.kernels import Kernels
 from mergebuild.kernels.evaluate import evaluate
 from mergebuild.kernels.random import stream
+from mergebuild.kernels.walk import Help, Share
 from mergebuild.methods.declaration import Method, Operands
 from mergebuild.operations import OPERATIONS
 from mergebuild.plan import NodePlan
@@ -94,14 +96,19 @@ def compute_tensor(
     chunk: int,
     allow_nonfinite: bool,
     remark: Callable[[str], None],
+    share: Share | None,
 ) -> str:
     """Compute a tensor from its operands; returns its content digest.
 
-    `remark` is told what the user should know of it. Raises BuildError for operands that are not
-    finite, unless that is allowed.
+    `remark` is told what the user should know of it; `share` lets other threads help. Raises
+    BuildError for operands that are not finite, unless that is allowed.
     """
     expression = node.expressions[tensor]
-    readers = [places.operand(node, o, expression.shape) for o in expression.operands]
+
+    def open_readers() -> list[Readable]:
+        return [places.operand(node, o, expression.shape) for o in expression.operands]
+
+    readers = open_readers()
     if expression.unchanged:
         return _copy(readers[0], writer)
     if expression.method in OPERATIONS:
@@ -114,6 +121,7 @@ def compute_tensor(
             expression.dtype,
             chunk=chunk,
             kernels=kernels,
+            help=Help(share, open_readers) if share is not None else None,
         )
     if not allow_nonfinite:
         for operand, count in zip(expression.operands, outcome.nonfinite, strict=True):

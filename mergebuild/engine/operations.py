@@ -16,8 +16,8 @@ from mergebuild.engine.blocks import Operand
 from mergebuild.engine.derived import DerivedReader
 from mergebuild.expression import Expression
 from mergebuild.kernels import Outcome
-from mergebuild.kernels.evaluate import Writer
 from mergebuild.kernels.random import gates, stream
+from mergebuild.kernels.walk import Writer
 from mergebuild.operations import APPLY, EXTRACT, GATES
 
 if TYPE_CHECKING:

@@ -8,22 +8,20 @@ from __future__ import annotations
 import errno
 import os
 import tempfile
-from dataclasses import dataclass
 from threading import Event, Lock
 from typing import TypeAlias
 
 from mergebuild.cache import Region, Unsound
 from mergebuild.cache.content import tensor_content
 from mergebuild.cache.staging import Staging
-from mergebuild.checkpoint.dtypes import itemsize
 from mergebuild.checkpoint.reader import Files, Reader
-from mergebuild.digest import ContentDigest
 from mergebuild.engine.derived import Derivations, DerivedReader
 from mergebuild.engine.memory import Held, Memory
 from mergebuild.engine.operations import Operations
 from mergebuild.engine.resume import staged_reader
-from mergebuild.engine.ring import Landing, Ring, Stream, Target
+from mergebuild.engine.ring import Landing, Ring, Target
 from mergebuild.engine.rows import RowsReader
+from mergebuild.engine.writer import Writer
 from mergebuild.errors import CheckpointError
 from mergebuild.expression import Operand
 from mergebuild.files import make_directories
@@ -33,53 +31,6 @@ from mergebuild.recipe import NodeRef
 
 Readable: TypeAlias = Reader | DerivedReader | Held | RowsReader
 """Whatever a tensor is read from."""
-
-
-@dataclass(slots=True)
-class Writer:
-    """Takes one tensor, ascending, sends it to its places and digests it on the way.
-
-    `landing` tells when it is there; `held` is its place in memory, `stream` that in a file.
-    """
-
-    itemsize: int
-    digest: ContentDigest
-    stop: Event
-    landing: Landing
-    stream: Stream | None = None
-    held: memoryview | None = None
-    _room: memoryview | None = None
-
-    def room(self, start: int, size: int) -> memoryview:
-        """Where the next `size` bytes, which begin at an element offset, are best put: passed to
-        `write` then, they are where they belong already."""
-        if self.held is not None:
-            self._room = self.held[start * self.itemsize :][:size]
-        else:
-            assert self.stream is not None
-            self._room = self.stream.room(size)
-        return self._room
-
-    def write(self, start: int, data: memoryview) -> None:
-        """Take raw bytes at an element offset. KeyboardInterrupt if the build is to stop."""
-        if self.stop.is_set():
-            raise KeyboardInterrupt
-        if self.landing.failure is not None:
-            raise self.landing.failure
-        if data is not self._room:
-            data = data.cast("B")
-            if self.held is not None:
-                at = start * self.itemsize
-                self.held[at : at + len(data)] = data
-        self.digest.update(data)
-        if self.stream is not None:
-            self.stream.write(data)
-
-    def finish(self) -> str:
-        """All is written: see it on its way. Returns the content digest."""
-        if self.stream is not None:
-            self.stream.flush()
-        return self.digest.hexdigest()
 
 
 class Places:
@@ -111,22 +62,19 @@ class Places:
         has use for it later."""
         outline = node.outline.tensors[tensor]
         task, size = (node.node.name, tensor), tensor_bytes(outline)
-        digest = ContentDigest(outline.dtype, outline.shape)
-        writer = Writer(itemsize(outline.dtype), digest, self.stop, Landing())
-        if read_again:
-            writer.held = self._memory.hold(task, size)
+        landing, stream = Landing(), None
+        held = self._memory.hold(task, size) if read_again else None
         if node.stored:
             descriptor, region = self.staging[node.node.name].place(tensor)
-            cached = read_again and writer.held is None
+            cached = read_again and held is None
             direct = -1 if cached else self.staging[node.node.name].direct(tensor)
-            target = Target(descriptor, direct)
-            writer.stream = self._ring.stream(target, region.offset, writer.landing)
-        elif writer.held is None:
+            stream = self._ring.stream(Target(descriptor, direct), region.offset, landing)
+        elif held is None:
             descriptor = self._new_scratch(size)
             with self._lock:
                 self._scratch[task] = descriptor
-            writer.stream = self._ring.stream(Target(descriptor), 0, writer.landing)
-        return writer
+            stream = self._ring.stream(Target(descriptor), 0, landing)
+        return Writer(outline.dtype, outline.shape, self.stop, landing, stream, held)
 
     def _new_scratch(self, size: int) -> int:
         """A file that has no name, so that it is gone when it is closed, however that happens."""

@@ -19,6 +19,8 @@ from mergebuild.files import PAGE, write_all, write_direct
 SLOT: Final = (2 << 20) + PAGE
 """Bytes of a buffer. A quarter of them cost a third more time, twice as many gain nothing; the page
 is for what a chunk of 2 MiB finds there of the page where the last one ended."""
+SMALL: Final = 1 << 16
+"""Bytes that are sooner written, to the page cache, than handed to another thread."""
 LEAST: Final = 16
 """Buffers: what two threads can have under way, and as many filled meanwhile."""
 THREADS: Final = 2
@@ -111,17 +113,24 @@ class Ring:
     ) -> None:
         """Have bytes [begin, end) of a buffer written to `position`; begin is it modulo a page."""
         landing.depart()
-        self._full.put(_Parcel(slot, begin, end, target, position, landing))
+        parcel = _Parcel(slot, begin, end, target, position, landing)
+        if end - begin <= SMALL:
+            self._land(parcel)
+        else:
+            self._full.put(parcel)
 
     def _empty(self) -> None:
         while (parcel := self._full.get()) is not None:
-            failure: BaseException | None = None
-            try:
-                _deliver(parcel)
-            except BaseException as error:
-                failure = error
-            self._free.put(parcel.slot)
-            parcel.landing.arrive(failure)
+            self._land(parcel)
+
+    def _land(self, parcel: _Parcel) -> None:
+        failure: BaseException | None = None
+        try:
+            _deliver(parcel)
+        except BaseException as error:
+            failure = error
+        self._free.put(parcel.slot)
+        parcel.landing.arrive(failure)
 
     def close(self) -> None:
         """After what is under way has been written."""
@@ -149,6 +158,11 @@ class Stream:
         self._begin = self._end = 0
         self._room: memoryview | None = None
         self._spare = memoryview(b"")
+
+    def beside(self, offset: int) -> Stream:
+        """For bytes of the same tensor that go so many bytes behind this one's first; for another
+        thread, and only as long as nothing was written here."""
+        return Stream(self._ring, self._target, self._position + offset, self._landing)
 
     def room(self, size: int) -> memoryview:
         """Where the next `size` bytes may be put, to be passed to `write`, which then copies
@@ -202,11 +216,11 @@ class Stream:
 
 def _deliver(parcel: _Parcel) -> None:
     """Whole pages go past the cache, what is left at either end through it: a page there may be
-    shared with the neighbouring tensor, which then is in the cache too."""
+    shared with the neighbouring tensor, which then is in the cache too. So does what is small."""
     data, target = parcel.slot[parcel.begin : parcel.end], parcel.target
     head = min(len(data), -parcel.position % PAGE)
     whole = (len(data) - head) // PAGE * PAGE
-    if target.direct >= 0 and whole:
+    if target.direct >= 0 and whole > SMALL:
         inside = data[head : head + whole]
         rest = write_direct(target.direct, inside, parcel.position + head)
         done = whole - len(rest)

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import heapq
 from collections import defaultdict, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from threading import Condition, Event, Thread
 from typing import TypeAlias
@@ -18,6 +19,15 @@ from mergebuild.engine.schedule import Schedule, Task
 Finish: TypeAlias = Callable[[], None]
 Made: TypeAlias = tuple[Landing, Finish]
 """What a task has on its way to the disk, and what is to be done when it is there."""
+
+
+@dataclass(slots=True)
+class _Shared:
+    """Parts of one task that any thread may do."""
+
+    left: deque[Finish]
+    running: int = 0
+    failure: BaseException | None = None
 
 
 class Workers:
@@ -41,6 +51,7 @@ class Workers:
             (self._rank[task], task) for task in schedule.tasks if not self._waiting[task]
         ]
         self._landed: deque[tuple[Task, Made]] = deque()
+        self._shared: list[_Shared] = []
         self._left = len(schedule.tasks)
         self._failure: BaseException | None = None
 
@@ -61,6 +72,45 @@ class Workers:
         if self._failure is not None:
             raise self._failure
 
+    def share(self, work: Sequence[Finish]) -> None:
+        """Called by a running task: do all of this, with the help of threads that have no task.
+
+        Raises what the first failing part raised, after those that were running have ended.
+        """
+        shared = _Shared(deque(work))
+        with self._changed:
+            self._shared.append(shared)
+            self._changed.notify_all()
+        while (part := self._part_of(shared)) is not None:
+            part()
+        with self._changed:
+            while shared.running:
+                self._changed.wait()
+            self._shared.remove(shared)
+        if shared.failure is not None:
+            raise shared.failure
+
+    def _part_of(self, shared: _Shared) -> Finish | None:
+        with self._changed:
+            return self._begin_part(shared)
+
+    def _begin_part(self, shared: _Shared) -> Finish | None:
+        if not shared.left or shared.failure is not None:
+            return None
+        shared.running += 1
+        return partial(self._do_part, shared, shared.left.popleft())
+
+    def _do_part(self, shared: _Shared, part: Finish) -> None:
+        failure: BaseException | None = None
+        try:
+            part()
+        except BaseException as error:
+            failure = error
+        with self._changed:
+            shared.running -= 1
+            shared.failure = shared.failure or failure
+            self._changed.notify_all()
+
     def _work(self) -> None:
         while (step := self._take()) is not None:
             try:
@@ -76,6 +126,10 @@ class Workers:
                     return partial(self._end, *self._landed.popleft())
                 if self._ready:
                     return partial(self._begin, heapq.heappop(self._ready)[1])
+                parts = map(self._begin_part, self._shared)
+                part = next((part for part in parts if part is not None), None)
+                if part is not None:
+                    return part
                 self._changed.wait()
             return None
 

@@ -6,14 +6,16 @@ over a tensor, `torch` is one. Nothing but `torch` imports torch.
 
 from __future__ import annotations
 
-from mergebuild.kernels.evaluate import Outcome, Reader, Writer, evaluate
+from mergebuild.kernels.evaluate import Outcome, evaluate
 from mergebuild.kernels.interface import Bench, Gathering, Kernels
 from mergebuild.kernels.operations import BLOCK, Map, Statistic, Steps
+from mergebuild.kernels.walk import Help, Reader, Writer
 
 __all__ = [
     "BLOCK",
     "Bench",
     "Gathering",
+    "Help",
     "Kernels",
     "Map",
     "Outcome",

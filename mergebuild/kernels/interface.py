@@ -7,7 +7,7 @@ Knows no torch and no files.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from mergebuild.kernels.operations import Map, Shape, Statistic
 
@@ -20,6 +20,14 @@ class Gathering(Protocol):
 
     def value(self) -> Any:
         """What the statistic's description says, over all elements added."""
+
+
+@runtime_checkable
+class Mergeable(Gathering, Protocol):
+    """A statistic that can be gathered in parts."""
+
+    def merge(self, after: Any) -> None:
+        """Take in what another gathering of the same statistic has; it follows what is there."""
 
 
 class Bench(Protocol):

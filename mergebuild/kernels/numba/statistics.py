@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -80,17 +81,19 @@ class GatherGram:
         self._bench, self._deltas = bench, statistic.of == "deltas"
         self._vectors = vector_count(statistic.of, bench)
         self._pairs = self._vectors * (self._vectors + 1) // 2
-        self._sums: NDArray[np.float64] | None = None
+        self._sums: list[NDArray[np.float64]] = []
 
     def add(self) -> None:
         for start in range(0, self._bench.count, BLOCK):
             count = min(BLOCK, self._bench.count - start)
             sums = self._full(start) if count == BLOCK else self._short(start, count)
-            self._sums = sums if self._sums is None else added(self._sums, sums)
+            self._sums.append(sums)
+
+    def merge(self, after: GatherGram) -> None:
+        self._sums += after._sums
 
     def value(self) -> tuple[tuple[float, ...], ...]:
-        assert self._sums is not None, "value before add"
-        return tuple(map(tuple, square(self._sums, self._vectors).tolist()))
+        return tuple(map(tuple, square(reduce(added, self._sums), self._vectors).tolist()))
 
     def _full(self, start: int) -> NDArray[np.float64]:
         bench, sums = self._bench, np.empty(self._pairs)
@@ -157,6 +160,9 @@ class GatherHighCounts:
         for counts, delta in zip(self._counts, self._statistic.deltas, strict=True):
             count_high(bench.raw, bench.codes, delta, sums, bench.count, bench.floats(2), counts)
 
+    def merge(self, after: GatherHighCounts) -> None:
+        self._counts += after._counts
+
     def value(self) -> list[NDArray[np.int64]]:
         return list(self._counts.sum(axis=1))
 
@@ -174,6 +180,10 @@ class GatherLowCounts:
         for counts, buckets, delta in asked:
             floats = bench.floats(2)
             count_low(bench.raw, bench.codes, delta, buckets, bench.count, floats, inside, counts)
+
+    def merge(self, after: GatherLowCounts) -> None:
+        for counts, more in zip(self._counts, after._counts, strict=True):
+            counts += more
 
     def value(self) -> list[dict[int, Any]]:
         return [
