@@ -4,7 +4,8 @@
     python benchmarks/kernels.py --rounds 5 --threads 1 2
     python benchmarks/kernels.py --kernels numba cuda --chunk 2097152
 
-Each thread evaluates tensors of its own; the figure is wall time x threads / elements of output.
+Each thread evaluates tensors of its own. On the CPU the figure is processor time / elements of
+output, all threads together; with a GPU it is wall time x threads / elements.
 """
 
 from __future__ import annotations
@@ -166,7 +167,9 @@ def bfloat16(values: NDArray[np.float32]) -> NDArray[np.uint8]:
     )
 
 
-def nanoseconds(case: str, kernels: Kernels, threads: int, chunk: int, rounds: int) -> float:
+def nanoseconds(
+    case: str, kernels: Kernels, threads: int, chunk: int, rounds: int, *, wall: bool = False
+) -> float:
     """The least of several rounds, each on all threads at once."""
     name, count, arguments = CASES[case]
     method = registry()[name]
@@ -186,18 +189,20 @@ def nanoseconds(case: str, kernels: Kernels, threads: int, chunk: int, rounds: i
         )
 
     work(0)  # compiles
-    best = min(timed(work, threads) for _ in range(rounds))
+    best = min(timed(work, threads, wall) for _ in range(rounds))
     return best * 1e9 / operands.elements
 
 
-def timed(work: Callable[[int], None], threads: int) -> float:
+def timed(work: Callable[[int], None], threads: int, wall: bool) -> float:
+    """Seconds for the tensor of each thread."""
     workers = [threading.Thread(target=work, args=(i,)) for i in range(threads)]
-    began = time.perf_counter()
+    clock = time.perf_counter if wall else time.process_time
+    began = clock()
     for worker in workers:
         worker.start()
     for worker in workers:
         worker.join()
-    return time.perf_counter() - began
+    return (clock() - began) / (1 if wall else threads)
 
 
 def kernels_of(name: str) -> Kernels:
@@ -226,7 +231,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     columns = [(k, t, c) for k in options.kernels for t in options.threads for c in options.chunk]
     rows = []
     for case in options.only:
-        figures = [nanoseconds(case, kernels_of(k), t, c, options.rounds) for k, t, c in columns]
+        figures = [
+            nanoseconds(case, kernels_of(k), t, c, options.rounds, wall=k not in ("numba", "torch"))
+            for k, t, c in columns
+        ]
         rows.append([case, *(f"{figure:.2f}" for figure in figures)])
     print(machine())
     print(f"\nns per element and core, bfloat16, least of {options.rounds}\n")

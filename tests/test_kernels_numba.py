@@ -9,7 +9,7 @@ import math
 import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,7 @@ from mergebuild.kernels.operations import (
 from mergebuild.kernels.places import (
     Average,
     Balance,
+    Balanced,
     Consensus,
     Extremes,
     Importance,
@@ -67,8 +68,8 @@ def refuse() -> Kernels:
 
 
 TORCH, LOOPS = TorchKernels(), NumbaKernels(refuse)
-HELPED = NumbaKernels(torch_kernels)  # exp, log and tanh are torch's
-WITH_TORCH = ("arcee_fusion", "iso_c", "pcb_merging", "tsv_merge")
+HELPED = NumbaKernels(torch_kernels)  # whole matrices are torch's
+WITH_TORCH = ("iso_c", "tsv_merge")
 DTYPES = (torch.bfloat16, torch.float16, torch.float32, torch.float64)
 WORDS = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
@@ -127,11 +128,9 @@ def assert_same_map(
     assert same(found.reshape(-1), expected.reshape(-1)), operation
 
 
-def assert_same_value(
-    statistic: Statistic, tensors: Sequence[Tensor], chunk: int = BLOCK, loops: Kernels = LOOPS
-) -> None:
+def assert_same_value(statistic: Statistic, tensors: Sequence[Tensor], chunk: int = BLOCK) -> None:
     expected = gathered(statistic, tensors, TORCH, chunk)
-    assert plain(gathered(statistic, tensors, loops, chunk)) == plain(expected), statistic
+    assert plain(gathered(statistic, tensors, LOOPS, chunk)) == plain(expected), statistic
 
 
 # What is drawn.
@@ -139,6 +138,7 @@ def assert_same_value(
 INFINITE = 0x7F80
 SPECIAL = [0.0, -0.0, math.nan, math.inf, -math.inf, 1e-45, -1e-45, 6e-8, 1.1e-38, 65504.0, 65520.0]
 SPECIAL += [3.4e38, -3.4e38, 1.0, -1.0, 1.00390625, 1e30, 1e-30, 0.02, -0.001]
+FACTORS = (1.0, 0.01, 30.0)  # of values: where functions are near, and far
 WEIGHTS = st.sampled_from([0.5, 1.0, -1.0, 0.3, -0.7, 2.5, 0.0])
 MASKS = st.one_of(
     st.none(),
@@ -316,19 +316,42 @@ def test_counts_of_values(tensors: list[Tensor], chunk: int, squares: bool) -> N
 
 
 @several
-@given(operands(least=2), chunks)
-def test_counts_of_values_that_torch_makes(tensors: list[Tensor], chunk: int) -> None:
-    assert_same_value(ImportanceHighCounts(), tensors[:2], chunk, HELPED)
-    assert_same_counts(Balance(len(tensors) - 2, 0.0, 0.5), tensors, chunk, False)
+@given(operands(least=2), chunks, st.sampled_from(FACTORS), st.data())
+def test_counts_by_functions(
+    tensors: list[Tensor], chunk: int, factor: float, data: st.DataObject
+) -> None:
+    tensors = [factor * tensor for tensor in tensors]
+    assert_same_value(ImportanceHighCounts(), tensors[:2], chunk)
+    assert_same_counts(data.draw(balances(len(tensors) - 1)), tensors, chunk, False)
+
+
+@several
+@given(operands(least=2), dtypes, chunks, st.sampled_from(FACTORS), st.data())
+def test_balanced(
+    tensors: list[Tensor], dtype: torch.dtype, chunk: int, factor: float, data: st.DataObject
+) -> None:
+    tensors = [factor * tensor for tensor in tensors]
+    count = len(tensors) - 1
+    values = tuple(replace(data.draw(balances(count)), delta=i) for i in range(count))
+    edge = st.sampled_from([0.0, 0.25, 1.0, -0.5, 1e-45, math.inf, math.nan])
+    bounds = tuple((data.draw(edge), data.draw(edge)) for _ in range(count))
+    operation = Balanced(values, bounds, data.draw(WEIGHTS))
+    assert_same_map(operation, tensors, dtype, chunk)
+
+
+def balances(count: int) -> st.SearchStrategy[Balance]:
+    """Of one of so many deltas."""
+    edge = st.sampled_from([0.0, 0.5, 0.125, 4.0, 1e-45, math.inf, math.nan])
+    return st.builds(Balance, st.integers(0, count - 1), edge, edge)
 
 
 def assert_same_counts(value: Value, tensors: Sequence[Tensor], chunk: int, squares: bool) -> None:
     high = ValueHighCounts((value, value), squares)
-    assert_same_value(high, tensors, chunk, HELPED)
-    counts = gathered(high, tensors, HELPED, chunk)[0][0]
+    assert_same_value(high, tensors, chunk)
+    counts = gathered(high, tensors, LOOPS, chunk)[0][0]
     buckets = np.flatnonzero(counts)
     chosen = tuple(buckets[:2].tolist()), (int(buckets[-1]), int(counts.argmax()))
-    assert_same_value(ValueLowCounts((value, value), chosen, squares), tensors, chunk, HELPED)
+    assert_same_value(ValueLowCounts((value, value), chosen, squares), tensors, chunk)
 
 
 @pytest.mark.parametrize("value", [Spread(), Importance(np.ones(1))])
@@ -511,6 +534,7 @@ def test_operations_have_no_field_that_the_loops_do_not_know() -> None:
     kinds += [Identity, Combination, ColumnCombination, RowCombination, Sparse, TaskVectors]
     kinds += [Spread, Importance, Balance, ValueHighCounts, ValueLowCounts, ImportanceHighCounts]
     kinds += [Extremes, OverlapCounts, Average, Toward, Overlap, Votes, Important, Consensus]
+    kinds += [Balanced]
     known = {kind.__name__: " ".join(field.name for field in fields(kind)) for kind in kinds}
     assert known == {
         "DropAll": "",
@@ -541,4 +565,5 @@ def test_operations_have_no_field_that_the_loops_do_not_know() -> None:
         "Votes": "weights floor least",
         "Important": "importance threshold",
         "Consensus": "bounds least scale",
+        "Balanced": "values bounds scale",
     }

@@ -12,9 +12,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from mergebuild.kernels.operations import BLOCK, Map, Shape, Statistic, row_length
+
+FLOOR: Final = 1e-8
+"""What is added to every probability before two are compared."""
 
 
 def _row_grain(shape: Shape) -> int:
@@ -35,10 +38,10 @@ class Importance:
 
 @dataclass(frozen=True, slots=True)
 class Balance:
-    """exp(K·n²)·tanh(d·Σ_j d_j) of one delta, n = (|d| - low) / (high - low), 0 where high = low.
+    """exp(K·n²)·tanh(d·Σ_j d_j) of one delta, n = (|d| - low)·(1 / (high - low)), 0 if high = low.
 
-    Computed in float64, Σ_j in the deltas' order. `delta` is its position among the deltas, of
-    which there are K.
+    Computed in float64 with the functions of `functions`, Σ_j in the deltas' order. `delta` is its
+    position among the deltas, of which there are K; `low` and `high` are float32 values.
     """
 
     delta: int
@@ -88,31 +91,12 @@ class ValueLowCounts(Statistic):
 
 
 @dataclass(frozen=True, slots=True)
-class Derived(Statistic):
-    """Values themselves, one float32 array (elements,) each: of a chunk, for other kernels."""
-
-    values: tuple[Value, ...]
-
-    def grain(self, shape: Shape) -> int:
-        return _value_grain(self.values, shape)
-
-
-@dataclass(frozen=True, slots=True)
-class Divergences(Statistic):
-    """κ = Σ p·ln(p/q) of each row, p = softmax(x_1) + 1e-8 and q = softmax(x_0) + 1e-8, in float64.
-
-    Value: float64 array (rows,).
-    """
-
-    def grain(self, shape: Shape) -> int:
-        return _row_grain(shape)
-
-
-@dataclass(frozen=True, slots=True)
 class ImportanceHighCounts(Statistic):
-    """`Divergences`, and in the same pass the `ValueHighCounts` of the `Importance` by them.
+    """κ of each row, and in the same pass the `ValueHighCounts` of the `Importance` by it.
 
-    Value: κ as float64 array (rows,), and the counts of the one value.
+    κ = Σ p·ln(p/q), p = e_1·(1/Σ e_1) + FLOOR, e_1 = exp(x_1 - s_1), s_1 = 0 where |x_1| ≤ EXP_NEAR
+    in the whole row, else max x_1, and q so of x_0, with the functions of `functions`. Value: κ as
+    float64 array (rows,), and the counts of the one value.
     """
 
     def grain(self, shape: Shape) -> int:
@@ -207,8 +191,9 @@ class Consensus(Map):
 class Balanced(Map):
     """y = b + scale · Σ β_i·d_i / Σ β_i, where 0/0 is 0.
 
-    β_i = clamp((v_i - low_i) / (high_i - low_i), 0, 1), v_i the `Balance` of delta i. Where
-    low_i = high_i it is [v_i ≥ high_i and high_i > 0]. In float64 up to the sum that is added to b.
+    β_i = clamp((v_i - low_i)·(1 / (high_i - low_i)), 0, 1), v_i the `Balance` of delta i. Where
+    low_i = high_i it is [v_i, rounded, ≥ high_i and high_i > 0]. In float64 up to the sum that is
+    added to b; low_i and high_i are float32 values.
     """
 
     values: tuple[Balance, ...]

@@ -69,6 +69,7 @@ def _idle_pcb(operands: Operands, arguments: Arguments) -> frozenset[str]:
     missing="subset",
     papers=(Paper("Parameter competition balancing for model merging", "Du et al.", "2410.02396"),),
     idle=_idle_pcb,
+    version=2,
 )
 def pcb_merging(operands: Operands, *, density: Density, lambda_: Lambda) -> Steps:
     """Weigh each element by its size within its model and its agreement with the others
@@ -79,7 +80,8 @@ def pcb_merging(operands: Operands, *, density: Density, lambda_: Lambda) -> Ste
 
     scale draws the elements from the max(1, ⌊ρn⌋)-th largest on up to [0, 1] and the others to 0;
     if the former are all equal they become 1, or 0 where they are not above 0. Minima, maxima and
-    ranks are those of the tensor, where the paper looks at the whole model.
+    ranks are those of the tensor, where the paper looks at the whole model. β is computed in
+    float64, with exp and tanh that give the same bits on every processor.
     """
     from mergebuild.kernels.ranks import ranked, value
 

@@ -12,7 +12,7 @@ from mergebuild.methods.declare import method, shared
 NEAR = 1e-6
 
 
-@method(base="required", inputs=(1, 1), missing="single")
+@method(base="required", inputs=(1, 1), missing="single", version=2)
 def arcee_fusion(operands: Operands) -> Steps:
     """Take over the elements of outstanding importance, keep the base elsewhere.
 
@@ -20,7 +20,8 @@ def arcee_fusion(operands: Operands) -> Steps:
     p = softmax(x) + 1e-8 and q = softmax(b) + 1e-8 over each row
 
     Q_1, Q_2 and Q_3 are the values of I at the ascending ranks ⌊(n-1)/4⌋, ⌊(n-1)/2⌋ and
-    ⌊3(n-1)/4⌋ of the whole tensor, not of a sample. κ is computed in float64.
+    ⌊3(n-1)/4⌋ of the whole tensor, not of a sample. κ is computed in float64, with exp and ln that
+    give the same bits on every processor.
     """
     from mergebuild.kernels.ranks import at_least, refined, value
 

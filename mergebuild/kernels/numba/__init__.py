@@ -4,7 +4,8 @@ The same bits as torch, the reference, for all that has a loop here; the rest is
 Importing this package imports numba.
 
     jit                         how loops are compiled and where the code is kept
-    numbers, masks, ranks, sums, counts, values, value_counts, place_counts
+    functions                   exp, tanh and ln, one number at a time
+    numbers, masks, ranks, sums, counts, balances, divergences, values, value_counts, place_counts
                                 the loops of statistics, and
     loops, place_loops          those of maps
     masking, sources, statistics, place_statistics, maps, place_maps

@@ -115,12 +115,6 @@ class NumbaBench:
         other.place(self.start, self.count)
         return other
 
-    def elsewhere(self, statistic: Statistic) -> Any:
-        """A statistic of what is on the bench, and of no more, gathered by the other one."""
-        gathering = self.loaded().begin(statistic)
-        gathering.add()
-        return gathering.value()
-
     def floats(self, tiles: int) -> NDArray[np.float32]:
         """Scratch of float32 (tiles, TILE)."""
         return self.scratch("tiles", np.float32, tiles, TILE)

@@ -1,8 +1,9 @@
 """How loops become machine code, and where that code is kept from one run to the next.
 
 One typed door to numba, which carries no types. The code is kept in a folder named by the digest
-of all sources of this package: numba itself looks at the file of a loop only, not at those of the
-loops that it calls, and would go on using the old ones.
+of all sources of this package and of the modules beside it, whose constants loops contain: numba
+itself looks at the file of a loop only, not at what it calls or names, and would go on using the
+old.
 """
 
 from __future__ import annotations
@@ -68,6 +69,7 @@ def _candidates() -> Iterator[Path]:
 
 def _sources() -> str:
     digest = hashlib.blake2b(digest_size=8)
-    for file in sorted(Path(__file__).parent.glob("*.py")):
+    here = Path(__file__).parent
+    for file in sorted((*here.glob("*.py"), *here.parent.glob("*.py"))):
         digest.update(file.name.encode() + b"\0" + file.read_bytes() + b"\0")
     return digest.hexdigest()

@@ -9,6 +9,7 @@ import numpy as np
 from mergebuild.kernels.numba.numbers import TILE, rounded
 from mergebuild.kernels.numba.place_loops import (
     average,
+    balanced,
     consensus,
     important,
     overlap,
@@ -17,7 +18,15 @@ from mergebuild.kernels.numba.place_loops import (
 )
 from mergebuild.kernels.numba.sources import sources
 from mergebuild.kernels.operations import Map
-from mergebuild.kernels.places import Average, Consensus, Important, Overlap, Toward, Votes
+from mergebuild.kernels.places import (
+    Average,
+    Balanced,
+    Consensus,
+    Important,
+    Overlap,
+    Toward,
+    Votes,
+)
 
 if TYPE_CHECKING:
     from mergebuild.kernels.numba.bench import NumbaBench
@@ -65,7 +74,7 @@ def write_place(operation: Map, bench: NumbaBench) -> int | None:
                 raw,
                 codes,
                 source.numbers,
-                source.length,
+                source.place,
                 bound[()],
                 count,
                 bench.floats(3),
@@ -76,5 +85,19 @@ def write_place(operation: Map, bench: NumbaBench) -> int | None:
             by, floats = rounded(scale), bench.floats(3 + len(bounds))
             return consensus(
                 raw, codes, rounded(bounds), enough, by[()], count, floats, bench.out, bench.code
+            )
+        case Balanced(values, bounds, scale):
+            return balanced(
+                raw,
+                codes,
+                np.array([value.delta for value in values], np.int64),
+                rounded([(value.low, value.high) for value in values]),
+                rounded(bounds),
+                np.float64(scale),
+                count,
+                bench.floats(len(codes)),
+                bench.scratch("wider", np.float64, 4, TILE),
+                bench.out,
+                bench.code,
             )
     return None

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mergebuild.kernels.interface import Gathering
+from mergebuild.kernels.numba.divergences import divergences
 from mergebuild.kernels.numba.numbers import TILE, rounded
 from mergebuild.kernels.numba.place_counts import extremes, overlaps
 from mergebuild.kernels.numba.sources import Source, important, sources
@@ -18,9 +19,8 @@ from mergebuild.kernels.numba.value_counts import (
     count_values_high,
     count_values_low,
 )
-from mergebuild.kernels.operations import Statistic
+from mergebuild.kernels.operations import Statistic, row_length
 from mergebuild.kernels.places import (
-    Divergences,
     Extremes,
     ImportanceHighCounts,
     OverlapCounts,
@@ -69,7 +69,7 @@ class High:
             bench.raw,
             bench.codes,
             source.numbers,
-            source.length,
+            source.place,
             bench.count,
             self._wanted,
             bench.floats(len(bench.codes)),
@@ -105,7 +105,7 @@ class Low:
             bench.raw,
             bench.codes,
             source.numbers,
-            source.length,
+            source.place,
             bench.count,
             self._buckets,
             self._wanted,
@@ -160,9 +160,13 @@ class GatherImportanceHighCounts:
         self._counts = High(bench, squares=False)
 
     def add(self) -> None:
-        kappa = self._bench.elsewhere(Divergences())
+        bench = self._bench
+        length = row_length(bench.shape)
+        kappa = np.empty(bench.count // length)
+        rows = bench.scratch("rows", np.float64, 3, length)
+        divergences(bench.raw, bench.codes, length, bench.floats(1), rows[:2], rows[2], kappa)
         self._found.append(kappa)
-        self._counts.add(important(kappa, self._bench))
+        self._counts.add(important(kappa, bench))
 
     def value(self) -> tuple[NDArray[np.float64], tuple[NDArray[np.int64], int, Squares]]:
         return np.concatenate(self._found), self._counts.value()

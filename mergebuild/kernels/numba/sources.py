@@ -1,12 +1,8 @@
-"""Where the values of `places` come from, as arguments of the loops.
-
-exp, log and tanh stay with the kernels to fall back on, whose bits they are: what needs them is
-made there, a chunk at a time, and used here.
-"""
+"""Where the values of `places` come from, as arguments of the loops."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mergebuild.kernels.numba.numbers import rounded
-from mergebuild.kernels.numba.values import GIVEN, IMPORTANCE, SPREAD
+from mergebuild.kernels.numba.values import BALANCE, IMPORTANCE, SPREAD
 from mergebuild.kernels.operations import row_length
-from mergebuild.kernels.places import Balance, Derived, Importance, Spread, Value
+from mergebuild.kernels.places import Balance, Importance, Spread, Value
 
 if TYPE_CHECKING:
     from mergebuild.kernels.numba.bench import NumbaBench
@@ -24,28 +20,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Of the values of a chunk; `numbers` and `length` as `derive` has them."""
+    """Of the values of a chunk; `numbers` and `place` as `derive` has them."""
 
     kind: int
     numbers: NDArray[np.float32]
-    length: int
+    place: int
 
 
 def sources(values: Sequence[Value], bench: NumbaBench) -> list[Source]:
     """Those of the values of what is on the bench."""
-    balances = tuple(value for value in values if isinstance(value, Balance))
-    made = iter(bench.elsewhere(Derived(balances)) if balances else ())
-    return [_source(value, bench, made) for value in values]
+    return [_source(value, bench) for value in values]
 
 
-def _source(value: Value, bench: NumbaBench, made: Iterator[NDArray[np.float32]]) -> Source:
+def _source(value: Value, bench: NumbaBench) -> Source:
     match value:
         case Spread():
             return Source(SPREAD, np.empty(0, np.float32), 1)
         case Importance(divergences):
             return important(divergences[bench.start // row_length(bench.shape) :], bench)
-        case Balance():
-            return Source(GIVEN, next(made), 1)
+        case Balance(delta, low, high):
+            return Source(BALANCE, rounded([low, high]), delta)
 
 
 def important(kappa: NDArray[np.float64], bench: NumbaBench) -> Source:

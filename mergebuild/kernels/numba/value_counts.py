@@ -28,7 +28,7 @@ def count_values_high(
     raw: Any,
     codes: Any,
     numbers: Any,
-    length: int,
+    place: int,
     count: int,
     squares: bool,
     floats: Any,
@@ -51,7 +51,7 @@ def count_values_high(
     for block in range(0, count, BLOCK):
         for start in range(block, min(block + BLOCK, count), TILE):
             part = min(TILE, count - start)
-            derive(kind, raw, codes, numbers, length, start, part, floats, doubles, values)
+            derive(kind, raw, codes, numbers, place, start, part, floats, doubles, values)
             order(values, part, keys)
             for j in range(part):
                 zeros += values[j] == np.float32(0.0)
@@ -81,7 +81,7 @@ def count_values_low(
     raw: Any,
     codes: Any,
     numbers: Any,
-    length: int,
+    place: int,
     count: int,
     buckets: Any,
     squares: bool,
@@ -103,7 +103,7 @@ def count_values_low(
     for block in range(0, count, BLOCK):
         for start in range(block, min(block + BLOCK, count), TILE):
             part = min(TILE, count - start)
-            derive(kind, raw, codes, numbers, length, start, part, floats, doubles, values)
+            derive(kind, raw, codes, numbers, place, start, part, floats, doubles, values)
             order(values, part, keys)
             for b in range(len(buckets)):
                 found = _find(keys, part, np.uint32(buckets[b]), places)

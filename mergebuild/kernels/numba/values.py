@@ -6,11 +6,11 @@ from typing import Any, Final
 
 import numpy as np
 
+from mergebuild.kernels.numba.balances import balance
 from mergebuild.kernels.numba.jit import jit
 from mergebuild.kernels.numba.numbers import load, load_vector
 
-SPREAD, IMPORTANCE, GIVEN = 0, 1, 2
-"""Kinds of values. Those that are given were made before, by functions that have no loop."""
+SPREAD, IMPORTANCE, BALANCE = 0, 1, 2
 
 _SIGN: Final = np.uint32(0x80000000)
 _SIZE: Final = np.uint32(0x7FFFFFFF)
@@ -67,7 +67,7 @@ def derive(
     raw: Any,
     codes: Any,
     numbers: Any,
-    length: int,
+    place: int,
     start: int,
     count: int,
     floats: Any,
@@ -76,17 +76,20 @@ def derive(
 ) -> None:
     """Values of `count` places from `start` on, with the deltas left in `floats[1:]`.
 
-    `numbers`, float32, are the values that are given, or κ of each row of `length`. Scratch:
-    float32 (1 + deltas, TILE), float64 (2, TILE).
+    `numbers`, float32, are κ of each row and `place` a row's length, or low and high of the delta
+    at this `place`. Scratch: float32 (1 + deltas, TILE), float64 (2, TILE).
     """
-    load_deltas(raw, codes, start, count, floats[0], floats[1:])
+    deltas = floats[1:]
+    load_deltas(raw, codes, start, count, floats[0], deltas)
     if kind == SPREAD:
-        spread(floats[1:], count, doubles, into)
+        spread(deltas, count, doubles, into)
     elif kind == IMPORTANCE:
-        importance(floats[1], numbers, length, start, count, into)
+        importance(deltas[0], numbers, place, start, count, into)
     else:
+        balance(deltas, place, numbers[0], numbers[1], count, doubles)
+        wide = doubles[0]
         for j in range(count):
-            into[j] = numbers[start + j]
+            into[j] = np.float32(wide[j])
 
 
 @jit

@@ -3,6 +3,7 @@
 bench, ring                        the buffers, and how bytes come to a device and back
 statistics, maps, masks, sums      `operations`
 place_statistics, place_maps, values   `places`
+functions                          exp, tanh and ln, each step one operation
 device                             whether there is a GPU, and what becomes of its failures
 lowrank                            products of the factors of a LoRA, on the CPU
 """
@@ -24,8 +25,7 @@ class TorchKernels:
     """Hands out benches that compute with torch on a device, by its name in torch.
 
     Apart from `WholeTensors` the bits do not depend on the device: every sum has one order, every
-    step of a map is one operation, rounded, and what has no one right result (exp, log, tanh) is
-    computed on the CPU.
+    step of a map or of exp, tanh and ln is one operation, rounded.
     """
 
     def __init__(self, device: str = "cpu") -> None:

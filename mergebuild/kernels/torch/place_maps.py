@@ -94,13 +94,13 @@ def _(operation: Consensus, bench: TorchBench, result: Tensor) -> None:
 
 @write.register
 def _(operation: Balanced, bench: TorchBench, result: Tensor) -> None:
-    deltas = [delta.cpu() for delta in bench.vectors("deltas")]
+    deltas = bench.vectors("deltas")
     merged = torch.zeros_like(deltas[0], dtype=torch.float64)
     weights = torch.zeros_like(merged)
     for value, (low, high) in zip(operation.values, operation.bounds, strict=True):
         beta = balance(value, deltas)
         if high != low:
-            beta.sub_(low).div_(beta.new_full((), high - low)).clamp_(0.0, 1.0)
+            beta.sub_(low).mul_(1.0 / (high - low)).clamp_(0.0, 1.0)
         else:
             beta = beta.float().ge_(high).mul_(high > 0.0).double() + beta * 0.0
         weights.add_(beta)

@@ -9,11 +9,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from mergebuild.kernels.functions import EXP_NEAR
 from mergebuild.kernels.interface import Gathering
-from mergebuild.kernels.operations import BLOCK, row_length
+from mergebuild.kernels.operations import row_length
 from mergebuild.kernels.places import (
-    Derived,
-    Divergences,
+    FLOOR,
     Extremes,
     ImportanceHighCounts,
     OverlapCounts,
@@ -21,12 +21,12 @@ from mergebuild.kernels.places import (
     ValueLowCounts,
 )
 from mergebuild.kernels.torch.bench import TorchBench
+from mergebuild.kernels.torch.functions import exp, log_quotient
 from mergebuild.kernels.torch.statistics import gather, parts
 from mergebuild.kernels.torch.sums import fold
 from mergebuild.kernels.torch.values import derived, importance, keys_of
 
 SIZE = 2**16
-FLOOR = 1e-8
 
 Counted: TypeAlias = tuple[NDArray[np.int64], NDArray[np.float64] | None]
 HighCounted: TypeAlias = tuple[NDArray[np.int64], int, NDArray[np.float64] | None]
@@ -40,16 +40,6 @@ def _(statistic: ValueHighCounts, bench: TorchBench) -> Gathering:
 @gather.register
 def _(statistic: ValueLowCounts, bench: TorchBench) -> Gathering:
     return GatherValueLowCounts(statistic, bench)
-
-
-@gather.register
-def _(statistic: Derived, bench: TorchBench) -> Gathering:
-    return GatherDerived(statistic, bench)
-
-
-@gather.register
-def _(statistic: Divergences, bench: TorchBench) -> Gathering:
-    return GatherDivergences(bench)
 
 
 @gather.register
@@ -80,12 +70,12 @@ class Histogram:
     def add_high(self, values: Tensor) -> None:
         """Take in the high halves of the keys of all places, and count zeros."""
         self.add(keys_of(values) >> 16)
-        self._zeros += (len(values) - torch.count_nonzero(values)).to(self._zeros.device)
+        self._zeros += len(values) - torch.count_nonzero(values)
 
     def add(self, keys: Tensor, inside: Tensor | None = None) -> None:
         """Take in half keys of the places on the bench, or of those `inside`."""
         chosen = keys if inside is None else keys[inside]
-        self.counts += torch.bincount(chosen, minlength=SIZE).to(self.counts.device)
+        self.counts += torch.bincount(chosen, minlength=SIZE)
         if not self._wanted:
             return
         deltas = [delta.cpu() for delta in self._bench.vectors("deltas")]
@@ -138,68 +128,38 @@ class GatherValueLowCounts:
         return [{bucket: one.value() for bucket, one in found.items()} for found in self._found]
 
 
-class GatherDerived:
-    def __init__(self, statistic: Derived, bench: TorchBench) -> None:
-        self._statistic, self._bench = statistic, bench
-        self._found: list[list[Tensor]] = [[] for _ in statistic.values]
-
-    def add(self) -> None:
-        for found, kind in zip(self._found, self._statistic.values, strict=True):
-            found.append(derived(kind, self._bench).cpu())
-
-    def value(self) -> list[NDArray[np.float32]]:
-        return [np.asarray(torch.cat(found).numpy()) for found in self._found]
-
-
-class GatherDivergences:
-    """On the CPU wherever the rest is computed: exp and log differ between devices."""
-
-    def __init__(self, bench: TorchBench) -> None:
-        self._bench = bench
-        self._found: list[Tensor] = []
-
-    def add(self) -> None:
-        self.added()
-
-    def added(self) -> Tensor:
-        """Take in what is on the bench, and tell κ of these rows."""
-        length = row_length(self._bench.shape)
-        b, x = (v.cpu().view(-1, length) for v in self._bench.vectors("inputs")[:2])
-        found = torch.cat(
-            [
-                divergences(x[part].double(), b[part].double())
-                for part in parts(len(b), max(1, BLOCK // length))
-            ]
-        )
-        self._found.append(found)
-        return found
-
-    def value(self) -> NDArray[np.float64]:
-        return np.asarray(torch.cat(self._found).numpy())
-
-
 class GatherImportanceHighCounts:
     def __init__(self, bench: TorchBench) -> None:
         self._bench = bench
-        self._divergences = GatherDivergences(bench)
+        self._found: list[Tensor] = []
         self._counts = Histogram(bench, squares=False)
 
     def add(self) -> None:
-        self._counts.add_high(importance(self._divergences.added(), self._bench))
+        bench = self._bench
+        length = row_length(bench.shape)
+        b, x = (v.view(-1, length) for v in bench.vectors("inputs")[:2])
+        some = parts(len(b), max(1, bench.tile // length))
+        kappa = torch.cat([divergences(x[part].double(), b[part].double()) for part in some])
+        self._found.append(kappa)
+        self._counts.add_high(importance(kappa, bench))
 
     def value(self) -> tuple[NDArray[np.float64], HighCounted]:
-        return self._divergences.value(), self._counts.high()
+        return np.asarray(torch.cat(self._found).cpu().numpy()), self._counts.high()
 
 
 def divergences(x: Tensor, b: Tensor) -> Tensor:
-    p, q = (softmax(rows).add_(FLOOR) for rows in (x, b))
-    return fold((p / q).log_().mul_(p).t()).clone()
+    """κ of each row."""
+    p, q = softmax(x), softmax(b)
+    return fold(log_quotient(p, q).mul_(p).t()).clone()
 
 
 def softmax(rows: Tensor) -> Tensor:
-    """Of each row, in place."""
-    rows.sub_(rows.amax(1, keepdim=True)).exp_()
-    return rows.div_(fold(rows.clone().t()).unsqueeze(1))
+    """Of each row, with FLOOR added."""
+    top = rows.amax(1, keepdim=True)
+    near = rows.abs().amax(1, keepdim=True) <= EXP_NEAR
+    grown = exp(rows - top.masked_fill_(near, 0.0))
+    total = fold(grown.clone().t()).unsqueeze(1)
+    return grown.mul_(torch.ones_like(total).div_(total)).add_(FLOOR)
 
 
 class GatherExtremes:

@@ -10,11 +10,11 @@ from torch import Tensor
 from mergebuild.kernels.operations import row_length
 from mergebuild.kernels.places import Balance, Importance, Spread, Value
 from mergebuild.kernels.torch.bench import TorchBench
+from mergebuild.kernels.torch.functions import exp, tanh
 
 
 def derived(value: Value, bench: TorchBench) -> Tensor:
-    """One float32 value for every place on the bench, in memory of its own, which is that of the
-    CPU if it is computed there."""
+    """One float32 value for every place on the bench, in memory of its own."""
     deltas = bench.vectors("deltas")
     match value:
         case Spread():
@@ -22,7 +22,8 @@ def derived(value: Value, bench: TorchBench) -> Tensor:
         case Importance(divergences):
             length = row_length(bench.shape)
             first = bench.start // length
-            return importance(torch.from_numpy(divergences[first:][: bench.count // length]), bench)
+            kappa = torch.from_numpy(divergences[first:][: bench.count // length])
+            return importance(kappa.to(bench.device), bench)
         case Balance():
             return balance(value, deltas).float()
         case _:
@@ -30,9 +31,9 @@ def derived(value: Value, bench: TorchBench) -> Tensor:
 
 
 def importance(kappa: Tensor, bench: TorchBench) -> Tensor:
-    """From κ of the rows on the bench, in float64 and on the CPU."""
+    """From κ of the rows on the bench, in float64."""
     rows = bench.vectors("deltas")[0].view(len(kappa), -1)
-    return (rows.abs() * kappa.float().to(rows.device).unsqueeze(1)).view(-1)
+    return (rows.abs() * kappa.float().unsqueeze(1)).view(-1)
 
 
 def spread(deltas: list[Tensor]) -> Tensor:
@@ -49,15 +50,14 @@ def spread(deltas: list[Tensor]) -> Tensor:
 
 
 def balance(value: Balance, deltas: list[Tensor]) -> Tensor:
-    """float64, so that `Balanced` rounds once; on the CPU, as exp and tanh differ by device."""
-    deltas = [delta.cpu() for delta in deltas]
+    """float64, so that `Balanced` rounds once."""
     d = deltas[value.delta].double()
     total = deltas[0].double()
     for delta in deltas[1:]:
         total.add_(delta)
     width = value.high - value.low
-    size = d.abs().sub_(value.low).div_(d.new_full((), width)) if width != 0.0 else d * 0.0
-    return size.mul_(size).mul_(len(deltas)).exp_().mul_(total.mul_(d).tanh_())
+    n = d.abs().sub_(value.low).mul_(1.0 / width) if width != 0.0 else d * 0.0
+    return exp(n.mul_(n).mul_(len(deltas))).mul_(tanh(total.mul_(d)))
 
 
 def keys_of(values: Tensor) -> Tensor:
