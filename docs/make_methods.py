@@ -44,7 +44,10 @@ the input, tensor name and element index: the same for any number of threads, ch
 A tensor is read in chunks, once for each statistic and once for the result; whole matrices are
 held in memory by the methods under that heading only. The last bits of those, and of methods of
 other packages, depend on the processor, or the GPU with `--device cuda`, that decomposes the
-matrices; all others give the same bytes everywhere.
+matrices; all others give the same bytes on every processor and device. exp, tanh and ln have
+definitions of their own for that. slerp, nuslerp and karcher take the angle of two vectors from the
+C library, in float64, and round coefficients to float32: another library could in rare cases give
+one that differs in its last bit.
 """
 
 OTHERS = """\
