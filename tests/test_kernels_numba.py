@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
 from typing import Any
@@ -22,6 +22,8 @@ from torch import Tensor
 from mergebuild.kernels import BLOCK, Kernels, Map, Outcome, Statistic, Steps, evaluate, random
 from mergebuild.kernels.choose import torch_kernels
 from mergebuild.kernels.numba import NumbaKernels
+from mergebuild.kernels.numba.drawn import Drawn
+from mergebuild.kernels.numba.ranks import draw_by_rank
 from mergebuild.kernels.operations import (
     AbsoluteSums,
     AtLeast,
@@ -402,6 +404,87 @@ def test_random_masks_are_those_of_plain_python(start: int, probability: float) 
         kept = np.frombuffer(made[1:], np.float32)
         limit = random.limit(probability)
         assert kept.tolist() == [random.word(stream, start + i) < limit for i in range(100)]
+
+
+def _normal(random_: np.random.Generator, shape: tuple[int, int]) -> Any:
+    return random_.standard_normal(shape, np.float32)
+
+
+def _with(x: Any, value: float, every: int) -> Any:
+    x[:, ::every] = value
+    return x
+
+
+ROWS: dict[str, Callable[[np.random.Generator, tuple[int, int]], Any]] = {
+    "normal": _normal,
+    "short floats": lambda r, s: (_normal(r, s) * 50).round() / 64,
+    "all the same": lambda r, s: np.full(s, 0.37, np.float32),
+    "zeros": lambda r, s: np.zeros(s, np.float32),
+    "most are zero": lambda r, s: _normal(r, s) * (r.random(s) < 0.2),
+    "zero or tiny or not": lambda r, s: (
+        _normal(r, s) * 1e-9 ** r.integers(0, 2, s) // 1e-10 * 1e-10
+    ),
+    "one bucket": lambda r, s: 1 + r.random(s) * 1e-3,
+    "one bucket, few values": lambda r, s: 1 + r.integers(0, 9, s) / 2**20,
+    "denormal": lambda r, s: r.integers(0, 2**12, s).astype(np.uint32).view(np.float32),
+    "any words": lambda r, s: r.integers(0, 2**32, s, dtype=np.uint32).view(np.float32),
+    "infinite": lambda r, s: _with(_normal(r, s), math.inf, 7),
+    "nan": lambda r, s: _with(_normal(r, s), math.nan, s[1]),
+    "one large": lambda r, s: _with(_normal(r, s), 1e6, s[1]),
+}
+
+
+@pytest.mark.parametrize("length", [2, 32, 33, 129, 768, 4097, 20001])
+@pytest.mark.parametrize("sort", ROWS)
+def test_ranks_in_rows_of_all_sorts(sort: str, length: int) -> None:
+    shape = max(2, 5000 // length), length
+    values = np.ascontiguousarray(ROWS[sort](np.random.default_rng(0), shape), np.float32)
+    tensors = [torch.zeros(shape), torch.from_numpy(values)]
+    for probability, epsilon in ((0.5, 0.15), (0.5, 0.4999), (0.9, 0.0)):
+        for inverse in (False, True):
+            mask = RankedRandom(probability, epsilon, STREAMS[0], inverse)
+            assert_same_map(TaskVectors((Sparse(1.0, mask),)), tensors, torch.float32)
+            assert_same_value(AbsoluteSums((0,), (mask,)), tensors, BLOCK)
+
+
+def test_masks_that_were_drawn_are_kept_as_far_as_there_is_room() -> None:
+    drawn = Drawn(room=2)
+    kept = np.array([1, 0, 0, 1, 1, 0, 1, 0, 1], np.uint8)
+    mask = RankedRandom(0.5, 0.1, STREAMS[0])
+    drawn.put(0, mask, 0, kept)
+    drawn.put(0, mask, 9, kept)
+    found = drawn.get(0, mask, 0, 9)
+    assert found is not None
+    assert found.tolist() == kept.tolist()
+    for missing in ((1, mask, 0, 9), (0, DropAll(), 0, 9), (0, mask, 9, 9), (0, mask, 0, 8)):
+        assert drawn.get(*missing) is None
+
+
+@pytest.mark.parametrize("room", [0, 2**20])
+def test_masks_are_drawn_anew_where_there_was_no_room(
+    room: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    tensors = [torch.randn(600, 300) for _ in range(3)]
+    masks = tuple(RankedRandom(0.5, 0.3, stream) for stream in STREAMS[:2])
+    draws: list[int] = []
+
+    def draw(*arguments: Any) -> None:
+        draws.append(arguments[2])
+        draw_by_rank(*arguments)
+
+    def steps() -> Steps:
+        found.append((yield AbsoluteSums((1, 0), masks)))
+        return TaskVectors((Sparse(0.5, masks[1]), Sparse(2.0, masks[0])))
+
+    monkeypatch.setattr("mergebuild.kernels.numba.masking.draw_by_rank", draw)
+    monkeypatch.setattr(Drawn.__init__, "__defaults__", (room,))
+    found: list[Any] = []
+    outputs = [run(steps(), tensors, torch.float32, one, BLOCK)[0] for one in (TORCH, LOOPS)]
+    assert same(*outputs)
+    assert found[0] == found[1]
+    chunks = -(-600 // (BLOCK // 300))
+    assert draws == [1, 0] * chunks + ([0, 1] * chunks if room == 0 else [])
 
 
 # Whole methods, threads, and what has no loop.

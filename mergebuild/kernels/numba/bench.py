@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mergebuild.kernels.interface import Bench, Gathering
+from mergebuild.kernels.numba.drawn import Drawn
 from mergebuild.kernels.numba.maps import write
 from mergebuild.kernels.numba.numbers import CODES, SIZES, TILE, nonfinite
 from mergebuild.kernels.numba.statistics import gather
@@ -35,6 +36,7 @@ class NumbaBench:
         self.start = 0
         self.count = 0
         self.lag = 0
+        self.drawn = Drawn()
         self.inputs: list[memoryview] = []
         self.codes = np.array([CODES[dtype] for dtype in operands], np.int64)
         self.code = CODES[output]

@@ -135,8 +135,9 @@ def sum_task_vectors(
             delta = floats[5 + i]
             load_vector(raw, codes, i, True, start, part, base, delta)
             if kinds[i] == GIVEN:
+                stays = given[i, start : start + part]
                 for j in range(part):
-                    delta[j] = delta[j] * given[i, start + j]
+                    delta[j] = delta[j] * np.float32(stays[j])
             elif kinds[i] != ALL:
                 fill_mask(
                     kinds[i], bounds[i], streams[i], limits[i], element + start, delta, part, kept

@@ -126,7 +126,7 @@ def _task_vectors(operation: TaskVectors, bench: NumbaBench) -> int:
         masks.bounds,
         masks.streams,
         masks.limits,
-        given(kept, range(len(kept)), bench),
+        given(kept, range(len(kept)), bench, again=False),
         rounded([delta.factor for delta in operation.deltas]),
         rounded([delta.weight for delta in operation.deltas]),
         operation.elect,

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from mergebuild.kernels import random
 from mergebuild.kernels.numba.masks import ALL, AT_LEAST, BAND, GIVEN, NONE, RANDOM
-from mergebuild.kernels.numba.ranks import BUCKETS, draw_by_rank
+from mergebuild.kernels.numba.numbers import TILE
+from mergebuild.kernels.numba.ranks import DIGITS, bucket_bits, bucket_count, draw_by_rank
 from mergebuild.kernels.operations import (
     AtLeast,
     Band,
@@ -70,39 +71,69 @@ def arrays(masks: Sequence[Any]) -> Masks:
     return found
 
 
-def given(masks: Sequence[Any], deltas: Sequence[int], bench: NumbaBench) -> NDArray[np.float32]:
-    """What masks by rank keep of the deltas on the bench, float32 (masks, elements); other rows
-    are not filled. Without such masks there is no element."""
-    ranked = [isinstance(mask, RankedRandom) for mask in masks]
-    room = bench.scratch("given", np.float32, len(masks), bench.count if any(ranked) else 0)
-    length = row_length(bench.shape)
+def given(
+    masks: Sequence[Any], deltas: Sequence[int], bench: NumbaBench, *, again: bool
+) -> NDArray[Any]:
+    """What masks by rank keep of the deltas on the bench, (masks, elements): uint8 ones and zeros,
+    or float32 if any has factors. Other rows are not filled; without such masks there is no
+    element. If they are wanted `again`, they are kept for then."""
+    ranked = [mask for mask in masks if isinstance(mask, RankedRandom)]
+    dtype = np.float32 if any(mask.inverse for mask in ranked) else np.uint8
+    room = bench.scratch("given", dtype, len(masks), bench.count if ranked else 0)
     for kept, mask, delta in zip(room, masks, deltas, strict=True):
-        if isinstance(mask, RankedRandom):
-            limits, factors = _by_rank(mask.probability, mask.epsilon, length, mask.inverse)
-            draw_by_rank(
-                bench.raw,
-                bench.codes,
-                delta,
-                length,
-                bench.count,
-                bench.start,
-                np.array(mask.stream, np.uint32),
-                limits,
-                factors,
-                bench.floats(2),
-                bench.scratch("keys", np.uint32, 2, length),
-                bench.scratch("places", np.uint32, 2, length),
-                bench.scratch("buckets", np.int64, BUCKETS),
-                kept,
-            )
+        if not isinstance(mask, RankedRandom):
+            continue
+        if mask.inverse:
+            _draw(mask, delta, bench, bench.scratch("kept", np.uint8, bench.count), kept)
+            continue
+        drawn = bench.drawn.get(delta, mask, bench.start, bench.count)
+        if drawn is None:
+            drawn = bench.scratch("kept", np.uint8, bench.count)
+            _draw(mask, delta, bench, drawn, bench.scratch("scaled", np.float32, bench.count))
+            if again:
+                bench.drawn.put(delta, mask, bench.start, drawn)
+        kept[:] = drawn
     return room
+
+
+def _draw(
+    mask: RankedRandom,
+    delta: int,
+    bench: NumbaBench,
+    kept: NDArray[np.uint8],
+    scaled: NDArray[np.float32],
+) -> None:
+    """Fill the one of `kept` and `scaled` that the mask asks for."""
+    length = row_length(bench.shape)
+    room = max(length, TILE)
+    limits, factors = _by_rank(mask.probability, mask.epsilon, length, mask.inverse)
+    draw_by_rank(
+        bench.raw,
+        bench.codes,
+        delta,
+        length,
+        bench.count,
+        bench.start,
+        np.array(mask.stream, np.uint32),
+        limits,
+        factors,
+        bucket_bits(length),
+        bench.scratch("base", np.float32, TILE),
+        bench.scratch("ranks", np.uint32, 6, room),
+        bench.scratch("buckets", np.uint16, room),
+        bench.scratch("tables", np.uint32, 4, max(DIGITS, bucket_count(length) + 1)),
+        kept,
+        scaled,
+    )
 
 
 @lru_cache(maxsize=64)
 def _by_rank(
     probability: float, epsilon: float, length: int, inverse: bool
 ) -> tuple[NDArray[np.uint32], NDArray[np.float32]]:
-    """Limit and factor of every rank; not to be written to."""
-    p = [random.ranked(probability, epsilon, rank, length) for rank in range(length)]
-    limits = np.array([random.limit(one) for one in p], np.uint32)
-    return limits, np.array([1.0 / one if inverse else 1.0 for one in p], np.float32)
+    """Limit of every rank, the last one twice, and factors if they differ; not to be written to."""
+    ranks: Any = np.arange(length, dtype=np.float64)
+    p = np.broadcast_to(random.ranked(probability, epsilon, ranks, length), length)
+    limits = (p * 2**32).astype(np.uint32)
+    factors = 1.0 / p if inverse else np.empty(0)
+    return np.append(limits, limits[-1]), factors.astype(np.float32)

@@ -62,15 +62,30 @@ def fill_mask(
             kept[j] = _ONE if (size >= low) & (size <= high) else _ZERO
     else:
         done: Any = 0
-        while done < count:  # a part ends where the upper word of the index changes
-            index = np.uint64(element + done)
-            low_word = np.uint32(index & np.uint64(0xFFFFFFFF))
-            upper = np.uint32((index >> np.uint64(32)) * _GOLDEN)
-            part: Any = min(count - done, 2**32 - np.int64(low_word))
-            _draw(
-                stream[0], np.uint32(upper ^ stream[1]), limit, low_word, kept[done : done + part]
-            )
+        while done < count:
+            low, salt, part = _run(stream, element + done, count - done)
+            _draw(stream[0], salt, limit, low, kept[done : done + part])
             done += part
+
+
+@jit
+def hash_words(stream: Any, element: int, words: Any) -> None:
+    """The random words, uint32, of consecutive elements of the tensor from `element` on."""
+    done: Any = 0
+    while done < len(words):
+        low, salt, part = _run(stream, element + done, len(words) - done)
+        _hash(stream[0], salt, low, words[done : done + part])
+        done += part
+
+
+@jit
+def _run(stream: Any, element: int, count: int) -> Any:
+    """The lower word of an element's index, what the upper one adds, and how many of the next
+    elements share that."""
+    index = np.uint64(element)
+    low = np.uint32(index & np.uint64(0xFFFFFFFF))
+    upper = np.uint32((index >> np.uint64(32)) * _GOLDEN)
+    return low, np.uint32(upper ^ stream[1]), min(count, 2**32 - np.int64(low))
 
 
 @jit
@@ -80,6 +95,15 @@ def _draw(key: Any, salt: Any, limit: Any, first: Any, kept: Any) -> None:
         return
     below = np.uint32(limit)
     for j in range(len(kept)):
-        index = np.uint32(first + np.uint32(j))
-        word = mix(np.uint32(mix(np.uint32(index ^ key)) + salt))
-        kept[j] = _ONE if word < below else _ZERO
+        kept[j] = _ONE if _word(key, salt, np.uint32(first + np.uint32(j))) < below else _ZERO
+
+
+@jit
+def _hash(key: Any, salt: Any, first: Any, words: Any) -> None:
+    for j in range(len(words)):
+        words[j] = _word(key, salt, np.uint32(first + np.uint32(j)))
+
+
+@jit
+def _word(key: Any, salt: Any, index: Any) -> Any:
+    return mix(np.uint32(mix(np.uint32(index ^ key)) + salt))

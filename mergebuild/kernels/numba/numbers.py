@@ -73,6 +73,23 @@ def load_vector(
 
 
 @jit
+def load_delta(
+    raw: Any, codes: Any, delta: int, start: int, count: int, base: Any, into: Any
+) -> None:
+    """One delta, where no other needs the base tile, which is scratch."""
+    if codes[0] == BFLOAT16 and codes[delta + 1] == BFLOAT16:
+        first = raw[0].view(np.uint16)[start : start + count]
+        other = raw[delta + 1].view(np.uint16)[start : start + count]
+        for j in range(count):
+            x = np.uint32(np.uint32(other[j]) << np.uint32(16))
+            b = np.uint32(np.uint32(first[j]) << np.uint32(16))
+            into[j] = x.view(np.float32) - b.view(np.float32)
+    else:
+        load(raw[0], codes[0], start, count, base)
+        load_vector(raw, codes, delta, True, start, count, base, into)
+
+
+@jit
 def store(values: Any, count: int, raw: Any, code: int, start: int) -> Any:
     """Encode float32 values to elements from `start` on; count the finite ones that became
     infinite. Rounds to nearest, ties to even."""

@@ -203,7 +203,7 @@ class GatherAbsoluteSums:
         ranked = any(isinstance(mask, RankedRandom) for mask in self._statistic.masks)
         length = row_length(bench.shape) if ranked else BLOCK
         doubles = bench.scratch("magnitudes", np.float64, 2, min(length, bench.count))
-        kept = given(self._statistic.masks, self._statistic.deltas, bench)
+        kept = given(self._statistic.masks, self._statistic.deltas, bench, again=True)
         for i, delta in enumerate(self._statistic.deltas):
             absolute_sums(
                 bench.raw,
