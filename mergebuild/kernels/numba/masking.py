@@ -11,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mergebuild.kernels import random
+from mergebuild.kernels.numba.buckets import bucket_bits, bucket_count
 from mergebuild.kernels.numba.masks import ALL, AT_LEAST, BAND, GIVEN, NONE, RANDOM
 from mergebuild.kernels.numba.numbers import TILE
-from mergebuild.kernels.numba.ranks import DIGITS, bucket_bits, bucket_count, draw_by_rank
+from mergebuild.kernels.numba.ranks import draw_by_rank
+from mergebuild.kernels.numba.sorting import DIGITS
 from mergebuild.kernels.operations import (
     AtLeast,
     Band,

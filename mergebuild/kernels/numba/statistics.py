@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from mergebuild.kernels.interface import Gathering
 from mergebuild.kernels.numba.counts import HIGH, LOW, count_high, count_low
+from mergebuild.kernels.numba.magnitudes import absolute_sums
 from mergebuild.kernels.numba.masking import arrays, given, known
 from mergebuild.kernels.numba.numbers import TILE
 from mergebuild.kernels.numba.place_statistics import gather_places
 from mergebuild.kernels.numba.sums import (
     LANES,
-    absolute_sums,
     gram_block,
     gram_columns,
     gram_pairs,

@@ -36,7 +36,9 @@ def block_sums(values: Tensor) -> Tensor:
 
 def in_order(sums: Tensor) -> Tensor:
     """Sums over the last axis, one after the other, on the CPU."""
-    return torch.from_numpy(np.asarray(np.add.accumulate(sums.cpu().numpy(), axis=-1)[..., -1]))
+    with np.errstate(all="ignore"):  # what is not finite is reported elsewhere
+        total = np.add.accumulate(sums.cpu().numpy(), axis=-1)[..., -1]
+    return torch.from_numpy(np.asarray(total))
 
 
 def pairs(count: int) -> list[tuple[int, int]]:
