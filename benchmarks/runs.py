@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 import subprocess
 import tempfile
@@ -19,12 +20,19 @@ _STEP: Final = 1 << 22
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Seconds; MiB at the peak, of which `anonymous` are no pages of files."""
+    """Seconds; MiB at the peak, of which `anonymous` are no pages of files; what it said."""
 
     wall: float
     cpu: float = 0.0
     resident: float = 0.0
     anonymous: float = 0.0
+    said: str = ""
+
+    @property
+    def building(self) -> float:
+        """Seconds that mergebuild says its last node took, without start-up and planning."""
+        found = re.search(r"^built .* in ([\d.]+) s", self.said, re.MULTILINE)
+        return float(found[1]) if found else float("nan")
 
 
 class Failed(Exception):
@@ -48,11 +56,12 @@ def command(
         resident, anonymous = _watch(process)
         wall = time.perf_counter() - began
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        said.seek(0)
+        text = said.read()[-2000:].decode(errors="replace")
         if process.returncode:
-            said.seek(0)
-            raise Failed(f"{arguments[0]}: {said.read()[-2000:].decode(errors='replace')}")
+            raise Failed(f"{arguments[0]}: {text}")
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return Run(wall, cpu, resident / 1024, anonymous / 1024)
+    return Run(wall, cpu, resident / 1024, anonymous / 1024, text)
 
 
 def _watch(process: subprocess.Popen[bytes]) -> tuple[int, int]:
@@ -65,7 +74,8 @@ def _watch(process: subprocess.Popen[bytes]) -> tuple[int, int]:
                 line.split(":", 1) for line in status.read_text().splitlines() if ":" in line
             )
             resident = max(resident, int(fields["VmHWM"].split()[0]))
-            anonymous = max(anonymous, int(fields["RssAnon"].split()[0]))
+            now = sum(int(fields[name].split()[0]) for name in ("RssAnon", "RssShmem"))
+            anonymous = max(anonymous, now)
         except (OSError, KeyError, ValueError):
             pass
         time.sleep(_POLL)
