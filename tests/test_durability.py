@@ -98,7 +98,7 @@ def start(scratch: Scratch, seconds: float, **more: object) -> subprocess.Popen[
         env={**os.environ, "PYTHONPATH": str(kit.ROOT), "TERM": "xterm"}, **more,  # type: ignore[call-overload]
     )  # fmt: skip
     assert process.stdout is not None
-    for _ in range(40):
+    for _ in range(20):  # of some 50
         process.stdout.readline()
     return process  # type: ignore[no-any-return]
 
@@ -107,7 +107,7 @@ def start(scratch: Scratch, seconds: float, **more: object) -> subprocess.Popen[
 def test_one_signal_ends_cleanly_and_the_next_build_resumes(
     scratch: Scratch, number: signal.Signals
 ) -> None:
-    process = start(scratch, 0.01, stderr=subprocess.PIPE)
+    process = start(scratch, 0.05, stderr=subprocess.PIPE)
     process.send_signal(number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
