@@ -131,7 +131,7 @@ TINY = [0.0, -0.0, 1e-45, -1e-45, 3e-45, 1.1e-38, 1.17549435e-38, 1.0, -1.0, 1.0
 values_ = st.one_of(st.floats(width=32, allow_nan=False), st.sampled_from([*TINY, math.inf]))
 
 
-def order(d: Tensor, ranks: Sequence[int], chunk: int = BLOCK) -> Any:
+def order(d: Tensor, ranks: tuple[int, ...], chunk: int = BLOCK) -> Any:
     found: list[Any] = []
 
     def steps() -> Generator[Statistic, Any, Map]:
@@ -147,7 +147,7 @@ def order(d: Tensor, ranks: Sequence[int], chunk: int = BLOCK) -> Any:
 def test_order_statistics_are_those_of_sorting(values: list[float], data: st.DataObject) -> None:
     d = torch.tensor(values)
     ranks = data.draw(st.lists(st.integers(0, len(values) - 1), min_size=2, max_size=3).map(sorted))
-    found = order(d, ranks)
+    found = order(d, tuple(ranks))
     ordered = sorted(abs(v) for v in d.tolist())
     assert [value(found.key(rank)) for rank in ranks] == [ordered[rank] for rank in ranks]
     assert found.total() == pytest.approx(math.fsum(ordered), rel=1e-14)

@@ -20,6 +20,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from mergebuild.kernels import BLOCK, Kernels, Map, Outcome, Statistic, Steps, evaluate, random
+from mergebuild.kernels.brackets import (
+    Bracket,
+    Bracketed,
+    MagnitudeBrackets,
+    MagnitudeKeys,
+    Sample,
+)
 from mergebuild.kernels.choose import torch_kernels
 from mergebuild.kernels.numba import NumbaKernels
 from mergebuild.kernels.numba.drawn import Drawn
@@ -116,6 +123,8 @@ def plain(value: Any) -> str:
         return f"{clean.dtype} {clean.shape} {zlib.crc32(clean.tobytes())}"
     if isinstance(value, dict):
         return plain(list(value.items()))
+    if isinstance(value, Bracketed):
+        return plain([getattr(value, field.name) for field in fields(value)])
     if isinstance(value, list | tuple):
         return f"({' '.join(map(plain, value))})"
     return "nan" if value != value else repr(value)
@@ -308,6 +317,23 @@ def test_counts(tensors: list[Tensor], chunk: int, sums: bool) -> None:
         assert ours[0].sum() == theirs[0].sum()
     buckets = tuple(tuple(np.flatnonzero(counts[:INFINITE])[:3].tolist()) for counts, _ in found)
     assert_same_value(LowCounts(deltas, buckets), tensors, chunk)
+
+
+@several
+@given(operands(least=2), chunks, st.sampled_from([0, 1, 1000, 10**6]))
+def test_brackets(tensors: list[Tensor], chunk: int, room: int) -> None:
+    deltas = tuple(reversed(range(len(tensors) - 1)))
+    assert_same_value(Sample(MagnitudeKeys(deltas)), tensors, chunk)
+    keys = [np.sort(k) for k in gathered(MagnitudeKeys(deltas), tensors, TORCH, chunk)]
+    last = len(keys[0]) - 1
+    brackets = tuple(
+        tuple(
+            Bracket(int(k[first * last // 8]), int(k[(first + more) * last // 8]), room)
+            for first, more in ((0, 0), (1, 1), (3, 2), (6, 2), (0, 8))[: 1 + delta * 2]
+        )
+        for k, delta in zip(keys, deltas, strict=True)
+    )
+    assert_same_value(MagnitudeBrackets(deltas, brackets), tensors, chunk)
 
 
 @several
@@ -614,6 +640,7 @@ def test_what_has_no_loop_goes_to_the_others() -> None:
 def test_operations_have_no_field_that_the_loops_do_not_know() -> None:
     """Whoever adds one teaches `numba/` about it, or sends it to the others; then this line."""
     kinds: list[Any] = [DropAll, AtLeast, Band, Random, Gram, HighCounts, LowCounts, AbsoluteSums]
+    kinds += [Sample, MagnitudeKeys, MagnitudeBrackets, Bracket, Bracketed]
     kinds += [Identity, Combination, ColumnCombination, RowCombination, Sparse, TaskVectors]
     kinds += [Spread, Importance, Balance, ValueHighCounts, ValueLowCounts, ImportanceHighCounts]
     kinds += [Extremes, OverlapCounts, Average, Toward, Overlap, Votes, Important, Consensus]
@@ -628,6 +655,11 @@ def test_operations_have_no_field_that_the_loops_do_not_know() -> None:
         "HighCounts": "deltas sums",
         "LowCounts": "deltas buckets",
         "AbsoluteSums": "deltas masks",
+        "Sample": "of",
+        "MagnitudeKeys": "deltas",
+        "MagnitudeBrackets": "deltas brackets",
+        "Bracket": "low high room",
+        "Bracketed": "below low high between",
         "Identity": "operand",
         "Combination": "of coefficients",
         "ColumnCombination": "of coefficients",

@@ -1,7 +1,9 @@
-"""Exact order statistics of magnitudes, from two passes of counting.
+"""Exact order statistics of magnitudes, from one pass between brackets or two of counting.
 
-The 31 bits of |x| as float32 are monotone in |x|: counting the high 15 tells the bucket of a
-rank, counting the low 16 inside that bucket tells the value. The counts also give Σ|x|.
+The 31 bits of |x| as float32 are monotone in |x|. A sample tells about where a rank lies; one pass
+counts what lies below and keeps what lies near, which tells the value. Else, and where Σ|x| is
+wanted too: counting the high 15 bits tells the bucket of a rank, counting the low 16 inside that
+bucket tells the value.
 """
 
 from __future__ import annotations
@@ -13,9 +15,14 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from mergebuild.kernels.brackets import MagnitudeBrackets, MagnitudeKeys, Sample
 from mergebuild.kernels.operations import HighCounts, LowCounts, Statistic
+from mergebuild.kernels.sample import guess, key_at, select, whole
 
 Counts: TypeAlias = NDArray[np.int64]
+Ranks: TypeAlias = tuple[int, ...]
+
+TOP = 2**31 - 1
 
 
 class Magnitudes:
@@ -38,6 +45,10 @@ class Magnitudes:
         before = int(self._cumulative[bucket] - self._counts[bucket])
         inside = np.cumsum(self._low[bucket])
         return bucket << 16 | int(np.searchsorted(inside, rank - before, side="right"))
+
+    def keys(self) -> tuple[int, ...]:
+        """The keys at the ranks that were asked for."""
+        return tuple(map(self.key, self._ranks))
 
     def total(self) -> float:
         """Σ|x|."""
@@ -83,9 +94,9 @@ def value(key: int) -> float:
 
 
 def magnitudes(
-    ranks: Mapping[int, Sequence[int]], *, sums: bool
+    ranks: Mapping[int, Ranks], *, sums: bool
 ) -> Generator[Statistic, Any, dict[int, Magnitudes]]:
-    """Look up ascending, 0-based ranks of deltas, by position; with `sums` Σ|d| too."""
+    """Count out ascending, 0-based ranks of deltas, by position; with `sums` Σ|d| too."""
     deltas = tuple(sorted(ranks))
     if not deltas:
         return {}
@@ -95,3 +106,35 @@ def magnitudes(
     for one, counts in zip(found, low, strict=True):
         one.refine(counts)
     return dict(zip(deltas, found, strict=True))
+
+
+def keys_at(
+    ranks: Mapping[int, Ranks], elements: int
+) -> Generator[Statistic, Any, dict[int, tuple[int, ...]]]:
+    """The keys at ascending, 0-based ranks of deltas, by position, of tensors of so many elements.
+
+    One pass, and the two of counting for deltas of which a guess was wrong.
+    """
+    deltas = tuple(sorted(ranks))
+    if not deltas:
+        return {}
+    sample = yield Sample(MagnitudeKeys(deltas))
+    if whole(elements):
+        return {
+            delta: select(keys, ranks[delta]) for delta, keys in zip(deltas, sample, strict=True)
+        }
+    brackets = tuple(
+        tuple(guess(keys, rank, elements, TOP) for rank in ranks[delta])
+        for delta, keys in zip(deltas, sample, strict=True)
+    )
+    counted = yield MagnitudeBrackets(deltas, brackets)
+    found: dict[int, tuple[int, ...]] = {}
+    for delta, guesses, bracketed in zip(deltas, brackets, counted, strict=True):
+        exact = map(key_at, ranks[delta], guesses, bracketed)
+        keys = tuple(key for key in exact if key is not None)
+        if len(keys) == len(ranks[delta]):
+            found[delta] = keys
+    missed = {delta: ranks[delta] for delta in deltas if delta not in found}
+    slowly = yield from magnitudes(missed, sums=False)
+    found |= {delta: one.keys() for delta, one in slowly.items()}
+    return found

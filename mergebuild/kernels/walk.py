@@ -1,7 +1,8 @@
 """Passes over one tensor: in one run or, where others help, a large one in parts at a time.
 
 What happens to a chunk is the kernels' affair. Scratch is O(chunk) a thread; a tensor that fits
-into one chunk is read once.
+into one chunk is read once. A look at a sample is no pass: values that are not finite are counted
+in the first one.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ from functools import partial
 from threading import Lock, get_ident
 from typing import Any, Final, Protocol, TypeAlias
 
+from mergebuild.kernels.brackets import Sample
 from mergebuild.kernels.interface import Bench, Gathering, Kernels, Mergeable
 from mergebuild.kernels.operations import BLOCK, Map, Shape, Statistic
+from mergebuild.kernels.sample import pieces
 
 SIZES: Final = {"bfloat16": 2, "float16": 2, "float32": 4, "float64": 8}
 PART: Final = 128 * BLOCK
@@ -90,6 +93,7 @@ class Walk:
         self._inspected = self._resident = False
         self._own = self._new_station(readers)
         self._stations = {get_ident(): self._own}
+        self._held: Sequence[memoryview] = ()
 
     @property
     def nonfinite(self) -> tuple[int, ...]:
@@ -99,6 +103,8 @@ class Walk:
 
     def gather(self, statistic: Statistic) -> Any:
         """One pass for a statistic; its value."""
+        if isinstance(statistic, Sample):
+            return self._sampled(statistic.of)
         grain = statistic.grain(self._shape)
         gathering = self._own.bench.begin(statistic)
         parts = self._parts(grain, 1)
@@ -117,6 +123,30 @@ class Walk:
 
             self._share([partial(work, number, *part) for number, part in enumerate(parts)])
         self._inspected = True
+        return gathering.value()
+
+    def _sampled(self, statistic: Statistic) -> Any:
+        """The same from pieces, put side by side on a bench of their own; what fits a chunk is read
+        as a whole before, and stays."""
+        if self._elements <= self._chunk:
+            for _ in self._chunks(self._own, 0, self._elements, BLOCK):
+                self._inspected = True
+        places = pieces(self._elements)
+        count = sum(stop - start for start, stop in places)
+        station = self._new_station(self._own.readers)
+        station.bench.reserve(count)
+        for index, (reader, size) in enumerate(zip(station.readers, station.sizes, strict=True)):
+            at = 0
+            for start, stop in places:
+                into = station.bench.inputs[index][at : at + (stop - start) * size]
+                if self._resident:
+                    into[:] = self._held[index][start * size : stop * size]
+                else:
+                    reader.read(start, stop, into)
+                at += len(into)
+        station.bench.place(0, count)
+        gathering = station.bench.begin(statistic)
+        gathering.add()
         return gathering.value()
 
     def map(self, operation: Map, writer: Writer) -> int:
@@ -168,7 +198,9 @@ class Walk:
         station.bench.reserve(min(step, last - first))
         for start in range(first, last, step):
             stop = min(start + step, last)
-            station.put(start, stop)
+            held = station.put(start, stop)
+            if whole:
+                self._held = held
             if not self._inspected:
                 station.bench.inspect()
             yield start, stop
@@ -213,12 +245,14 @@ class _Station:
     readers: Sequence[Reader]
     sizes: Sequence[int]
 
-    def put(self, start: int, stop: int) -> None:
-        """Read elements onto the bench."""
-        inputs = self.bench.inputs
-        for reader, size, buffer in zip(self.readers, self.sizes, inputs, strict=True):
-            reader.read(start, stop, buffer[: (stop - start) * size])
+    def put(self, start: int, stop: int) -> Sequence[memoryview]:
+        """Read elements onto the bench; their bytes."""
+        sized = zip(self.sizes, self.bench.inputs, strict=True)
+        buffers = [buffer[: (stop - start) * size] for size, buffer in sized]
+        for reader, buffer in zip(self.readers, buffers, strict=True):
+            reader.read(start, stop, buffer)
         self.bench.place(start, stop - start)
+        return buffers
 
 
 class _InOrder:

@@ -54,24 +54,26 @@ def l1_factor(before: float, after: float) -> float:
 
 def largest(operands: Operands, weight: Floats, density: Floats, rescale: Rescale) -> Sparsified:
     """Keep |d| ≥ its k-th largest value, k = max(1, ⌊ρn⌋)."""
-    from mergebuild.kernels.order import magnitudes, value
+    from mergebuild.kernels.order import keys_at, magnitudes, value
 
     n = operands.elements
     deltas = undecided(density)
-    ranks = {i: n - max(1, int(density[i] * n)) for i in deltas}
-    found = yield from magnitudes({i: (ranks[i],) for i in deltas}, sums=rescale is True)
-    keys = {i: found[i].key(ranks[i]) for i in deltas}
+    ranks = {i: (n - max(1, int(density[i] * n)),) for i in deltas}
     factors = inverse(density, deltas) if rescale == "inverse" else {}
     if rescale is True:
-        factors = {i: l1_factor(found[i].total(), found[i].between(keys[i])) for i in deltas}
-    return sparse(weight, density, {i: AtLeast(value(keys[i])) for i in deltas}, factors)
+        found = yield from magnitudes(ranks, sums=True)
+        keys = {i: found[i].keys() for i in deltas}
+        factors = {i: l1_factor(found[i].total(), found[i].between(*keys[i])) for i in deltas}
+    else:
+        keys = yield from keys_at(ranks, n)
+    return sparse(weight, density, {i: AtLeast(value(*keys[i])) for i in deltas}, factors)
 
 
 def middle(
     operands: Operands, weight: Floats, density: Floats, gamma: Floats, rescale: Rescale
 ) -> Sparsified:
     """Keep the T = ⌊ρn⌋ values of |d| that come below the ⌊γn⌋ largest, and their equals."""
-    from mergebuild.kernels.order import magnitudes, value
+    from mergebuild.kernels.order import keys_at, magnitudes, value
 
     n = operands.elements
     ranks = {}
@@ -80,11 +82,13 @@ def middle(
         low = max(0, n - count - int(gamma[i] * n))
         if count:
             ranks[i] = (low, low + count - 1)
-    found = yield from magnitudes(ranks, sums=rescale is True)
-    keys = {i: (found[i].key(low), found[i].key(high)) for i, (low, high) in ranks.items()}
     factors = inverse(density, tuple(ranks)) if rescale == "inverse" else {}
     if rescale is True:
+        found = yield from magnitudes(ranks, sums=True)
+        keys = {i: found[i].keys() for i in ranks}
         factors = {i: l1_factor(found[i].total(), found[i].between(*keys[i])) for i in ranks}
+    else:
+        keys = yield from keys_at(ranks, n)
     masks = {i: Band(value(low), value(high)) for i, (low, high) in keys.items()}
     return sparse(weight, density, masks, factors)
 

@@ -13,6 +13,7 @@ from mergebuild.kernels.numba.counts import HIGH, LOW, count_high, count_low
 from mergebuild.kernels.numba.magnitudes import absolute_sums
 from mergebuild.kernels.numba.masking import arrays, given, known
 from mergebuild.kernels.numba.numbers import TILE
+from mergebuild.kernels.numba.order_statistics import gather_keys
 from mergebuild.kernels.numba.place_statistics import gather_places
 from mergebuild.kernels.numba.sums import (
     LANES,
@@ -55,7 +56,7 @@ def gather(statistic: Statistic, bench: NumbaBench) -> Gathering | None:
     if kind is AbsoluteSums:
         assert isinstance(statistic, AbsoluteSums)
         return GatherAbsoluteSums(statistic, bench) if known(statistic.masks) else None
-    return gather_places(statistic, bench)
+    return gather_keys(statistic, bench) or gather_places(statistic, bench)
 
 
 def vector_count(of: Of, bench: NumbaBench) -> int:

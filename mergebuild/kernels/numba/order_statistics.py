@@ -1,0 +1,122 @@
+"""The statistics of `brackets`, gathered from what is put on the bench."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mergebuild.kernels.brackets import (
+    Bracket,
+    Bracketed,
+    Keys,
+    MagnitudeBrackets,
+    MagnitudeKeys,
+)
+from mergebuild.kernels.interface import Gathering
+from mergebuild.kernels.numba.brackets import bracket_magnitudes, magnitudes
+from mergebuild.kernels.numba.numbers import TILE
+from mergebuild.kernels.operations import Statistic
+
+if TYPE_CHECKING:
+    from mergebuild.kernels.numba.bench import NumbaBench
+
+
+def gather_keys(statistic: Statistic, bench: NumbaBench) -> Gathering | None:
+    """Start gathering a statistic; None if there is no loop for it."""
+    match statistic:
+        case MagnitudeKeys():
+            return GatherMagnitudeKeys(statistic, bench)
+        case MagnitudeBrackets():
+            return GatherMagnitudeBrackets(statistic, bench)
+    return None
+
+
+class Brackets:
+    """Some brackets as arrays that loops can read, and what was found with them."""
+
+    def __init__(self, brackets: Sequence[Bracket]) -> None:
+        self.bounds = np.array([(b.low, b.high) for b in brackets], np.uint32).reshape(-1, 2)
+        self.rooms = np.array([b.room for b in brackets], np.int64)
+        self.counts = np.zeros((len(brackets), 4), np.int64)
+        room = max((b.room for b in brackets), default=0)
+        self.between = np.empty((len(brackets), room + TILE), np.uint32)
+        self._done: list[tuple[NDArray[np.int64], list[Keys]]] = []
+
+    def merge(self, after: Brackets) -> None:
+        """Take in what others found; it follows what is here."""
+        self._finish()
+        after._finish()
+        self._done += after._done
+
+    def value(self) -> list[Bracketed]:
+        self._finish()
+        counts = sum(some for some, _ in self._done)
+        return [
+            Bracketed(*few, np.concatenate(keys) if kept <= room else None)
+            for (*few, kept), room, keys in zip(
+                counts.tolist(),
+                self.rooms.tolist(),
+                zip(*(keys for _, keys in self._done), strict=True),
+                strict=True,
+            )
+        ]
+
+    def _finish(self) -> None:
+        """Put away what was found, in as much memory as it needs."""
+        kept = [keys[:count].copy() for keys, count in zip(self.between, self.counts[:, 3])]
+        self._done.append((self.counts.copy(), kept))
+        self.counts[:] = 0
+
+
+class GatherMagnitudeKeys:
+    def __init__(self, statistic: MagnitudeKeys, bench: NumbaBench) -> None:
+        self._deltas, self._bench = statistic.deltas, bench
+        self._found: list[list[Keys]] = [[] for _ in statistic.deltas]
+
+    def add(self) -> None:
+        bench = self._bench
+        for found, delta in zip(self._found, self._deltas, strict=True):
+            keys = np.empty(bench.count, np.uint32)
+            magnitudes(bench.raw, bench.codes, delta, bench.count, bench.floats(2), keys)
+            found.append(keys)
+
+    def value(self) -> list[Keys]:
+        return [np.concatenate(found) for found in self._found]
+
+
+class GatherMagnitudeBrackets:
+    def __init__(self, statistic: MagnitudeBrackets, bench: NumbaBench) -> None:
+        self._bench = bench
+        self._deltas = np.array(statistic.deltas, np.int64)
+        self._ends = np.cumsum([len(some) for some in statistic.brackets])
+        self._found = Brackets([one for some in statistic.brackets for one in some])
+
+    def add(self) -> None:
+        bench, found = self._bench, self._found
+        bracket_magnitudes(
+            bench.raw,
+            bench.codes,
+            self._deltas,
+            self._ends,
+            found.bounds,
+            found.rooms,
+            bench.count,
+            bench.floats(2),
+            bench.scratch("flags", np.uint8, TILE),
+            found.counts,
+            found.between,
+        )
+
+    def merge(self, after: GatherMagnitudeBrackets) -> None:
+        self._found.merge(after._found)
+
+    def value(self) -> list[list[Bracketed]]:
+        found = iter(self._found.value())
+        ends = self._ends.tolist()
+        return [
+            [next(found) for _ in range(end - first)]
+            for first, end in zip([0, *ends], ends, strict=False)
+        ]
