@@ -18,7 +18,8 @@ from mergebuild.kernels.choose import torch_kernels
 from mergebuild.kernels.numba import NumbaKernels
 from mergebuild.kernels.operations import Identity
 from mergebuild.kernels.order import TOP, keys_at
-from mergebuild.kernels.sample import PIECE, guess, pieces, select, whole
+from mergebuild.kernels.sample import PIECE, pieces, whole
+from mergebuild.kernels.selection import guess, select
 from tests.methods_reference import KERNELS, Memory
 
 LOOPS = NumbaKernels(torch_kernels)

@@ -10,14 +10,9 @@ it was not.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeAlias
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import Any
 
 from mergebuild.kernels.operations import Shape, Statistic
-
-Keys: TypeAlias = NDArray[np.uint32]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +32,7 @@ class Bracketed:
     below: int
     low: int
     high: int
-    between: Keys | None
+    between: Any
 
 
 @dataclass(frozen=True, slots=True)

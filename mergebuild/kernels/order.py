@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from mergebuild.kernels.brackets import MagnitudeBrackets, MagnitudeKeys, Sample
 from mergebuild.kernels.operations import HighCounts, LowCounts, Statistic
-from mergebuild.kernels.sample import guess, key_at, select, whole
+from mergebuild.kernels.sample import whole
+from mergebuild.kernels.selection import guess, key_at, select
 
 Counts: TypeAlias = NDArray[np.int64]
 Ranks: TypeAlias = tuple[int, ...]

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from mergebuild.kernels.brackets import (
     Bracket,
     Bracketed,
-    Keys,
     MagnitudeBrackets,
     MagnitudeKeys,
 )
@@ -19,6 +18,7 @@ from mergebuild.kernels.interface import Gathering
 from mergebuild.kernels.numba.brackets import bracket_magnitudes, magnitudes
 from mergebuild.kernels.numba.numbers import TILE
 from mergebuild.kernels.operations import Statistic
+from mergebuild.kernels.selection import Keys
 
 if TYPE_CHECKING:
     from mergebuild.kernels.numba.bench import NumbaBench

@@ -9,11 +9,11 @@ from torch import Tensor
 from mergebuild.kernels.brackets import (
     Bracket,
     Bracketed,
-    Keys,
     MagnitudeBrackets,
     MagnitudeKeys,
 )
 from mergebuild.kernels.interface import Gathering
+from mergebuild.kernels.selection import Keys
 from mergebuild.kernels.torch.bench import TorchBench
 from mergebuild.kernels.torch.statistics import gather
 
