@@ -53,21 +53,19 @@ class Brackets:
 
     def value(self) -> list[Bracketed]:
         self._finish()
-        counts = sum(some for some, _ in self._done)
+        counts = np.sum([some for some, _ in self._done], axis=0).tolist()
+        runs = zip(*(keys for _, keys in self._done), strict=True)
         return [
-            Bracketed(*few, np.concatenate(keys) if kept <= room else None)
-            for (*few, kept), room, keys in zip(
-                counts.tolist(),
-                self.rooms.tolist(),
-                zip(*(keys for _, keys in self._done), strict=True),
-                strict=True,
+            Bracketed(below, low, high, np.concatenate(keys) if kept <= room else None)
+            for (below, low, high, kept), room, keys in zip(
+                counts, self.rooms.tolist(), runs, strict=True
             )
         ]
 
     def _finish(self) -> None:
         """Put away what was found, in as much memory as it needs."""
-        kept = [keys[:count].copy() for keys, count in zip(self.between, self.counts[:, 3])]
-        self._done.append((self.counts.copy(), kept))
+        kept = zip(self.between, self.counts[:, 3].tolist(), strict=True)
+        self._done.append((self.counts.copy(), [keys[:count].copy() for keys, count in kept]))
         self.counts[:] = 0
 
 
