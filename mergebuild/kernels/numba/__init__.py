@@ -5,11 +5,12 @@ Importing this package imports numba.
 
     jit                         how loops are compiled and where the code is kept
     functions                   exp, tanh and ln, one number at a time
-    numbers, masks, buckets, sorting, ranks, sums, magnitudes, counts, balances, divergences,
-    values, value_counts, place_counts
+    numbers, masks, buckets, sorting, ranks, sums, magnitudes, counts, brackets, balances,
+    divergences, values, value_counts, place_counts
                                 the loops of statistics, and
-    loops, place_loops          those of maps
-    masking, sources, statistics, place_statistics, maps, place_maps
+    loops, weighing, place_loops
+                                those of maps
+    masking, sources, statistics, order_statistics, place_statistics, maps, place_maps
                                 operations as arguments of loops
     drawn                       masks that are kept from one pass for the next
     bench                       the buffers, and the way out to other kernels

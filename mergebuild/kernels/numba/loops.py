@@ -7,10 +7,18 @@ from typing import Any, Final
 import numpy as np
 
 from mergebuild.kernels.numba.jit import jit
-from mergebuild.kernels.numba.masks import ALL, GIVEN, fill_mask
+from mergebuild.kernels.numba.masks import ALL, AT_LEAST, BAND, GIVEN, fill_mask
 from mergebuild.kernels.numba.numbers import TILE, load, load_vector, store
+from mergebuild.kernels.numba.weighing import (
+    BY_ELECTED,
+    agree,
+    weigh,
+    weigh_band,
+    weigh_kept,
+    weigh_least,
+)
 
-UNDIVIDED, BY_NUMBER, BY_ELECTED = 0, 1, 2
+UNDIVIDED, BY_NUMBER = 0, 1
 
 _ONE: Final = np.float32(1.0)
 _ZERO: Final = np.float32(0.0)
@@ -126,7 +134,7 @@ def sum_task_vectors(
 
     Scratch: float32 (5 + deltas, TILE).
     """
-    base, kept, total, signs, divisors = floats[0], floats[1], floats[2], floats[3], floats[4]
+    base, kept, votes, total, divisors = floats[0], floats[1], floats[2], floats[3], floats[4]
     lost = 0
     for start in range(0, count, TILE):
         part = min(TILE, count - start)
@@ -134,51 +142,42 @@ def sum_task_vectors(
         for i in range(len(kinds)):
             delta = floats[5 + i]
             load_vector(raw, codes, i, True, start, part, base, delta)
-            if kinds[i] == GIVEN:
-                stays = given[i, start : start + part]
-                for j in range(part):
-                    delta[j] = delta[j] * np.float32(stays[j])
-            elif kinds[i] != ALL:
+            if kinds[i] == ALL:
+                weigh(delta, factors[i], weights[i], i == 0, part, votes)
+            elif kinds[i] == AT_LEAST:
+                weigh_least(delta, bounds[i], factors[i], weights[i], i == 0, part, votes)
+            elif kinds[i] == BAND:
+                weigh_band(delta, bounds[i], factors[i], weights[i], i == 0, part, votes)
+            elif kinds[i] == GIVEN:
+                mask = given[i, start : start + part]
+                weigh_kept(delta, mask, factors[i], weights[i], i == 0, part, votes)
+            else:
                 fill_mask(
                     kinds[i], bounds[i], streams[i], limits[i], element + start, delta, part, kept
                 )
-                for j in range(part):
-                    delta[j] = delta[j] * kept[j]
-            _weigh(delta, factors[i], weights[i], i == 0, part, total)
+                weigh_kept(delta, kept, factors[i], weights[i], i == 0, part, votes)
+        summed = votes
         if elect:
-            for j in range(part):
-                signs[j] = _ONE if total[j] >= _ZERO else -_ONE
-                divisors[j] = _ZERO
+            summed = total
             for i in range(len(kinds)):
-                _agree(floats[5 + i], signs, weights[i], i == 0, part, total, divisors)
-        if division == BY_ELECTED:
-            for j in range(part):
-                total[j] = total[j] / (divisors[j] + (_ONE if divisors[j] == _ZERO else _ZERO))
-        elif division == BY_NUMBER:
-            for j in range(part):
-                total[j] = total[j] / divisor
-        for j in range(part):
-            total[j] = total[j] * scale + base[j]
-        lost += store(total, part, output, code, start)
+                delta = floats[5 + i]
+                agree(delta, votes, weights[i], i == 0, division, part, total, divisors)
+        _finish(summed, base, division, divisors, divisor, scale, part)
+        lost += store(summed, part, output, code, start)
     return lost
 
 
 @jit
-def _weigh(delta: Any, factor: Any, weight: Any, first: bool, count: int, total: Any) -> None:
-    """d becomes δ in place, and is summed."""
-    for j in range(count):
-        value = (delta[j] * factor) * weight
-        delta[j] = value
-        total[j] = value if first else total[j] + value
-
-
-@jit
-def _agree(
-    delta: Any, signs: Any, weight: Any, first: bool, count: int, total: Any, divisors: Any
+def _finish(
+    total: Any, base: Any, division: int, divisors: Any, divisor: Any, scale: Any, count: int
 ) -> None:
-    """Sum δ and its weight where it has the elected sign."""
-    for j in range(count):
-        agrees = _ONE if delta[j] * signs[j] > _ZERO else _ZERO
-        value = delta[j] * agrees
-        total[j] = value if first else total[j] + value
-        divisors[j] = divisors[j] + agrees * weight
+    if division == BY_ELECTED:
+        for j in range(count):
+            by = divisors[j] + (_ONE if divisors[j] == _ZERO else _ZERO)
+            total[j] = (total[j] / by) * scale + base[j]
+    elif division == BY_NUMBER:
+        for j in range(count):
+            total[j] = (total[j] / divisor) * scale + base[j]
+    else:
+        for j in range(count):
+            total[j] = total[j] * scale + base[j]

@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mergebuild.kernels.numba.loops import (
-    BY_ELECTED,
     BY_NUMBER,
     UNDIVIDED,
     combine_columns,
@@ -20,6 +19,7 @@ from mergebuild.kernels.numba.numbers import TILE, rounded
 from mergebuild.kernels.numba.place_maps import write_place
 from mergebuild.kernels.numba.statistics import square, vector_count
 from mergebuild.kernels.numba.sums import gram_rows
+from mergebuild.kernels.numba.weighing import BY_ELECTED
 from mergebuild.kernels.operations import (
     ColumnCombination,
     Combination,

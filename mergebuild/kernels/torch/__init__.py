@@ -3,6 +3,7 @@
 bench, ring                        the buffers, and how bytes come to a device and back
 statistics, maps, masks, sums      `operations`
 place_statistics, place_maps, values   `places`
+order_statistics                   `brackets`
 functions                          exp, tanh and ln, each step one operation
 device                             whether there is a GPU, and what becomes of its failures
 lowrank                            products of the factors of a LoRA, on the CPU
