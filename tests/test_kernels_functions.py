@@ -6,8 +6,12 @@ True values are those of decimal arithmetic of 60 digits.
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from decimal import Context, Decimal, localcontext
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,7 +23,7 @@ from mergebuild.kernels import functions
 from mergebuild.kernels.numba import functions as loops
 from mergebuild.kernels.numba.jit import jit
 from mergebuild.kernels.torch import functions as reference
-from tests import chebyshev
+from tests import chebyshev, kit
 
 Floats = NDArray[np.float64]
 
@@ -218,3 +222,48 @@ def test_no_step_is_contracted(loop: Any) -> None:
     (code,) = loop.inspect_asm().values()
     assert not [line for line in code.splitlines() if "fmadd" in line or "fmsub" in line]
     assert "fmuladd" not in str(loop.inspect_llvm())
+
+
+SCRIPT = """
+import zlib
+import numpy as np
+import torch
+from mergebuild.kernels.choose import default_kernels
+from mergebuild.kernels import evaluate
+from mergebuild.methods import registry
+from mergebuild.methods.declaration import Operands
+from tests.methods_reference import Memory, bits
+shape, random = (90, 1000), np.random.default_rng(0)
+base = random.normal(size=shape) * np.where(np.arange(90) % 2, 0.02, 3.0)[:, None]
+inputs = [base + scale * random.normal(size=shape) for scale in (0.0, 0.001, 0.5)]
+for name, count, given in (
+    ("arcee_fusion", 2, {}), ("pcb_merging", 3, {"density": (0.5, 0.9), "lambda": 1.0})
+):
+    steps = registry()[name].run(Operands(count, True, shape, ()), given)
+    out = torch.empty(shape)
+    readers = [Memory(torch.from_numpy(values).float()) for values in inputs[:count]]
+    evaluate(steps, readers, Memory(out), "float32", kernels=default_kernels())
+    print(name, zlib.crc32(bits(out)))
+"""
+OTHER_PROCESSORS = {
+    "none of its vectors": {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""},
+    "torch, plainly": {"MERGEBUILD_KERNELS": "torch", "ATEN_CPU_CAPABILITY": "default"},
+}
+
+
+def digests(**variables: str) -> str:
+    environment = {**os.environ, **variables}
+    for name in {"MERGEBUILD_KERNELS", "ATEN_CPU_CAPABILITY"} - set(variables):
+        environment.pop(name, None)
+    return subprocess.run(
+        [sys.executable, "-c", SCRIPT],
+        capture_output=True, text=True, check=True, cwd=kit.ROOT, env=environment,
+    ).stdout  # fmt: skip
+
+
+def test_other_processors_make_the_same_bytes(tmp_path: Path) -> None:
+    """Code for a processor of the least abilities, in place of this one's."""
+    here = digests()
+    assert here.split()[::2] == ["arcee_fusion", "pcb_merging"]
+    for name, variables in OTHER_PROCESSORS.items():
+        assert digests(**variables, NUMBA_CACHE_DIR=str(tmp_path)) == here, name
