@@ -6,12 +6,12 @@ from mergebuild.cache.manifest import (
     FileRecord,
     Manifest,
     ShardRecord,
-    TensorRecord,
     checkpoint_digest,
     read_manifest,
     shard_layout,
     to_text,
 )
+from mergebuild.cache.records import TensorRecord
 from mergebuild.cache.store import Cache, Unsound, sound
 
 __all__ = [

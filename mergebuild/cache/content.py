@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from mergebuild.cache.manifest import MANIFEST, Manifest, TensorRecord, shard_layout
+from mergebuild.cache.manifest import MANIFEST, Manifest, shard_layout
+from mergebuild.cache.records import TensorRecord
 from mergebuild.checkpoint.reader import Reader
 from mergebuild.checkpoint.regular import read_exactly
 from mergebuild.digest import ContentDigest, bytes_digest

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from mergebuild.cache.manifest import MANIFEST, Manifest, TensorRecord
+from mergebuild.cache.manifest import MANIFEST, Manifest
+from mergebuild.cache.records import TensorRecord
 from mergebuild.cache.store import Cache
 
 _TABLES: Final = """

@@ -9,35 +9,24 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Final
 
-from mergebuild.checkpoint.dtypes import itemsize
-from mergebuild.digest import bytes_digest, fields_digest
+from mergebuild.cache.records import TensorRecord, count, plain_name, record_lines, records_of
+from mergebuild.digest import Buffer, bytes_digest, fields_digest
 from mergebuild.errors import CheckpointError
-from mergebuild.expression import Expression, Operand, RowsView
 
 MANIFEST: Final = "mergebuild.json"
 SCHEMA: Final = 1
 _LARGEST: Final = 1 << 28
 _BEGINNING: Final = b'{\n "mergebuild": '
-
-
-@dataclass(frozen=True, slots=True)
-class TensorRecord:
-    """A tensor as written: `offset` and `size` in bytes within `shard`, `digest` of its content."""
-
-    key: str
-    dtype: str
-    shape: tuple[int, ...]
-    shard: str
-    offset: int
-    size: int
-    digest: str
-    expression: Expression
+_TENSORS: Final = b',\n "expressions": [\n'
+"""Where the tensors begin. Within JSON text no line can end, so this is no part of a value."""
+_STRANGE: Final = (TypeError, KeyError, IndexError, AttributeError, RecursionError, OverflowError)
+"""What untrusted JSON of another form raises where it is used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,31 +95,7 @@ def shard_layout(header: bytes, keys: Iterable[tuple[str, str]]) -> str:
 
 
 def to_text(manifest: Manifest) -> bytes:
-    """The manifest as JSON; expressions of equal method and arguments are written once."""
-    forms: dict[str, int] = {}
-    tensors: dict[str, Any] = {}
-    for name, record in manifest.tensors.items():
-        expression = record.expression
-        form = json.dumps(
-            {
-                "method": expression.method,
-                "version": expression.version,
-                "base": expression.base,
-                "arguments": expression.arguments,
-            }
-        )
-        tensors[name] = {
-            "key": record.key,
-            "dtype": record.dtype,
-            "shape": record.shape,
-            "shard": record.shard,
-            "offset": record.offset,
-            "size": record.size,
-            "digest": record.digest,
-            "by": forms.setdefault(form, len(forms)),
-            "from": [_operand_json(operand) for operand in expression.operands],
-            **({"stream": expression.stream} if expression.stream else {}),
-        }
+    """The manifest as JSON; what can be read without the tensors stands before them."""
     head = {
         "mergebuild": SCHEMA,
         "key": manifest.key,
@@ -142,35 +107,18 @@ def to_text(manifest: Manifest) -> bytes:
         "shards": {name: [s.size, s.layout, s.mtime] for name, s in manifest.shards.items()},
     }
     lines = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in head.items()]
-    lines.append(' "expressions": [\n  ' + ",\n  ".join(forms) + "\n ]")
-    rows = (f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in tensors.items())
-    lines.append(' "tensors": {\n' + ",\n".join(rows) + "\n }")
-    text = ("{\n" + ",\n".join(lines)).encode()
+    text = ("{\n" + ",\n".join([*lines, *record_lines(manifest.tensors)])).encode()
     return text + _seal(text)
 
 
-def _operand_json(operand: Operand) -> list[Any]:
-    plain: list[Any] = [operand.model, operand.tensor, operand.key, operand.dtype]
-    if operand.view is not None:
-        plain.append({"rows": operand.view.table, "of": [*map(_operand_json, operand.view.parts)]})
-    return plain
-
-
-def _operand(data: Sequence[Any]) -> Operand:
-    model, tensor, key, dtype = map(str, data[:4])
-    view = None
-    if len(data) > 4:
-        view = RowsView(str(data[4]["rows"]), tuple(map(_operand, data[4]["of"])))
-    return Operand(model, tensor, key, dtype, view=view)
-
-
-def _seal(text: bytes) -> bytes:
+def _seal(text: Buffer) -> bytes:
     """The manifest's last line: the digest of all before it, so that no accident goes unseen."""
     return f',\n "seal": "{bytes_digest(text)}"\n}}\n'.encode()
 
 
-def read_manifest(folder: Path) -> Manifest | None:
-    """The manifest of a built checkpoint; None where there is none.
+def read_manifest(folder: Path, *, later: bool = False) -> Manifest | None:
+    """The manifest of a built checkpoint; None where there is none. `later` has its tensors read
+    from what it holds now when they are first looked at, which raises CheckpointError, too.
 
     Raises CheckpointError when it is damaged or of another schema.
     """
@@ -185,22 +133,74 @@ def read_manifest(folder: Path) -> Manifest | None:
     except OSError as error:
         raise CheckpointError.of(f"cannot read manifest '{path}': {error.strerror}") from error
     try:
-        return from_text(data)
+        return _with_tensors_later(data, path) if later else from_text(data)
     except ValueError as error:
-        raise CheckpointError.of(f"manifest '{path}' is damaged: {error}") from error
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: ValueError) -> CheckpointError:
+    return CheckpointError.of(f"manifest '{path}' is damaged: {error}")
 
 
 def from_text(data: bytes) -> Manifest:
     """A manifest from untrusted text. Raises ValueError for what was not written so."""
+    _check_seal(data)
+    whole = _parsed(data)
+    try:
+        return _head(whole, records_of(whole, whole["shards"]))
+    except _STRANGE as error:
+        raise ValueError(str(error)) from error
+
+
+def _with_tensors_later(data: bytes, path: Path) -> Manifest:
+    """As `from_text`, with the tensors of what lies at `path` read when they are looked at."""
+    _check_seal(data)
+    end = data.find(_TENSORS)
+    if end < 0:
+        return from_text(data)
+    try:
+        return _head(_parsed(data[:end] + b"}"), _Later(data, path))
+    except _STRANGE as error:
+        raise ValueError(str(error)) from error
+
+
+def _check_seal(data: bytes) -> None:
     if len(data) > _LARGEST:
         raise ValueError("larger than 256 MiB")
-    text = data[: -len(_seal(b""))]
-    if data != text + _seal(text):
+    text = memoryview(data)[: -len(_seal(b""))]
+    if data[len(text) :] != _seal(text):
         raise ValueError("it is not what was written")
+
+
+def _parsed(data: bytes) -> Any:
     try:
-        return _from_json(json.loads(data))
-    except (TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
+        return json.loads(data)
+    except RecursionError as error:
         raise ValueError(str(error)) from error
+
+
+class _Later(Mapping[str, TensorRecord]):
+    """The tensors of a sealed manifest, each as `from_text` has it, or CheckpointError."""
+
+    def __init__(self, data: bytes, path: Path) -> None:
+        self._data = data
+        self._path = path
+
+    @cached_property
+    def _all(self) -> Mapping[str, TensorRecord]:
+        try:
+            return from_text(self._data).tensors
+        except ValueError as error:
+            raise _damaged(self._path, error) from error
+
+    def __getitem__(self, name: str) -> TensorRecord:
+        return self._all[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._all)
+
+    def __len__(self) -> int:
+        return len(self._all)
 
 
 def claims(folder: Path) -> bool:
@@ -212,41 +212,9 @@ def claims(folder: Path) -> bool:
         return False
 
 
-def _from_json(data: Any) -> Manifest:
+def _head(data: Any, tensors: Mapping[str, TensorRecord]) -> Manifest:
     if data["mergebuild"] != SCHEMA:
         raise ValueError(f"schema {data['mergebuild']!r} is not {SCHEMA}")
-    forms = [
-        (str(f["method"]), int(f["version"]), bool(f["base"]), _arguments(f["arguments"]))
-        for f in data["expressions"]
-    ]
-    tensors = {}
-    for name, entry in data["tensors"].items():
-        method, version, base, arguments = forms[entry["by"]]
-        shape = tuple(_count(extent) for extent in entry["shape"])
-        if prod(shape) * itemsize(entry["dtype"]) != _count(entry["size"]):
-            raise ValueError(f"{name!r} has another size than its shape")
-        if entry["shard"] not in data["shards"]:
-            raise ValueError(f"{name!r} is in no shard")
-        expression = Expression(
-            method=method,
-            version=version,
-            operands=tuple(map(_operand, entry["from"])),
-            base=base,
-            arguments=arguments,
-            dtype=str(entry["dtype"]),
-            shape=shape,
-            stream=str(entry["stream"]) if "stream" in entry else None,
-        )
-        tensors[name] = TensorRecord(
-            key=str(entry["key"]),
-            dtype=expression.dtype,
-            shape=shape,
-            shard=plain_name(entry["shard"]),
-            offset=_count(entry["offset"]),
-            size=_count(entry["size"]),
-            digest=str(entry["digest"]),
-            expression=expression,
-        )
     return Manifest(
         key=str(data["key"]),
         node=str(data["node"]),
@@ -260,28 +228,11 @@ def _from_json(data: Any) -> Manifest:
 
 
 def _shard_record(data: Sequence[Any]) -> ShardRecord:
-    return ShardRecord(_count(data[0]), str(data[1]), int(data[2]))
+    return ShardRecord(count(data[0]), str(data[1]), int(data[2]))
 
 
 def _file_record(data: Sequence[Any]) -> FileRecord:
-    return FileRecord(_count(data[0]), str(data[1]), int(data[2]))
-
-
-def _arguments(data: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: tuple(v) if isinstance(v, list) else v for name, v in data.items()}
-
-
-def _count(number: int) -> int:
-    if not isinstance(number, int) or not 0 <= number < 1 << 63:
-        raise ValueError(f"{number!r} is not a count")
-    return number
-
-
-def plain_name(name: str) -> str:
-    """A name of a file in the checkpoint's own folder. Raises ValueError for any other."""
-    if not name or "/" in name or name in (".", ".."):
-        raise ValueError(f"{name!r} is not a file name")
-    return name
+    return FileRecord(count(data[0]), str(data[1]), int(data[2]))
 
 
 def inside_name(name: str) -> str:

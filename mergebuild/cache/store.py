@@ -87,11 +87,12 @@ class Cache:
     def folder(self, key: str) -> Path:
         return self.checkpoints / key
 
-    def lookup(self, key: str) -> Manifest | None:
-        """The manifest of a complete checkpoint; None if it is not there or not whole."""
+    def lookup(self, key: str, *, later: bool = False) -> Manifest | None:
+        """The manifest of a complete checkpoint; None if it is not there or not whole. `later` is
+        as for `read_manifest`."""
         if self.folder(key).is_symlink():
             return None
-        manifest = sound(self.folder(key))
+        manifest = sound(self.folder(key), later=later)
         return manifest if manifest is not None and manifest.key == key else None
 
     def all_keys(self) -> Iterator[str]:
@@ -107,13 +108,14 @@ def names_in(folder: Path) -> list[str]:
         return []
 
 
-def sound(folder: Path) -> Manifest | None:
+def sound(folder: Path, *, later: bool = False) -> Manifest | None:
     """The folder's manifest if every file that it lists is there in its size and untouched since.
+    `later` is as for `read_manifest`.
 
     A file that was touched is read: its content decides.
     """
     try:
-        manifest = read_manifest(folder)
+        manifest = read_manifest(folder, later=later)
     except CheckpointError:
         return None
     if manifest is None:
@@ -126,6 +128,8 @@ def sound(folder: Path) -> Manifest | None:
             return None
         if state.st_mtime_ns != mtimes[name]:
             touched.append(name)
+    if touched and later:
+        return sound(folder)
     if touched and differences(folder, manifest, touched):
         return None
     return manifest

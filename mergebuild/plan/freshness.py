@@ -74,9 +74,9 @@ class Decisions:
         output = self._output(name, key)
         stored = node.keep == "cache" or target
         anew = name in self._anew
-        cached = self._cache.lookup(key) if stored and not anew else None
+        demanded = self._demanded[name]  # if nothing is, none of its tensors is read
+        cached = self._cache.lookup(key, later=not demanded) if stored and not anew else None
         there = not anew and (cached is not None or (output is not None and output.fresh))
-        demanded = self._demanded[name]
         wanted = (target and not there) or (bool(demanded) and cached is None)
         compute: frozenset[str] = frozenset()
         reuse: dict[str, CachedTensor] = {}
@@ -196,7 +196,7 @@ class Decisions:
             return None
         if not path.exists():
             return OutputPlan(path, False, "is not there")
-        manifest = sound(path)
+        manifest = sound(path, later=True)
         if manifest is None:
             return OutputPlan(path, False, "is not whole, or was not built by mergebuild")
         if manifest.key != key:

@@ -18,7 +18,8 @@ from typing import Any, Final
 
 from mergebuild.cache import MANIFEST, Manifest, checkpoint_digest
 from mergebuild.cache.content import PAPERS
-from mergebuild.cache.manifest import inside_name, plain_name
+from mergebuild.cache.manifest import inside_name
+from mergebuild.cache.records import plain_name
 from mergebuild.checkpoint.regular import parse_object
 from mergebuild.checkpoint.safetensors import ShardPlan, index_name, index_text, single_shard
 from mergebuild.digest import bytes_digest, encode, fields_digest
