@@ -59,7 +59,7 @@ def encode_field(name: str, value: FieldValue) -> bytes:
     """One field of an encoding."""
     if type(value) is str:  # by far the commonest
         data = value.encode("utf-8", "surrogatepass")
-        return b"%bs%b%b" % (_name(name), _LENGTH.pack(len(data)), data)
+        return _before_text(name, len(data)) + data
     return b"".join([_name(name), *_value(value)])
 
 
@@ -73,9 +73,14 @@ def _head(domain: str, schema: int) -> bytes:
     return b"".join([_MAGIC, struct.pack(">I", schema), *_sized(b"s", _text(domain))])
 
 
-@lru_cache(maxsize=1 << 14)
 def _name(name: str) -> bytes:
     return b"".join(_sized(b"s", _text(name)))
+
+
+@lru_cache(maxsize=1 << 14)
+def _before_text(name: str, length: int) -> bytes:
+    """The encoding of a field of text, up to its `length` bytes."""
+    return b"%bs%b" % (_name(name), _LENGTH.pack(length))
 
 
 def _value(value: FieldValue) -> Iterator[bytes]:

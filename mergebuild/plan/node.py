@@ -160,15 +160,15 @@ def config_text(
     if pattern.config is None:
         return None
     sizes: Counter[str] = Counter()
-    for tensor in tensors.values():
-        if is_floating(tensor.dtype):
-            sizes[tensor.dtype] += prod(tensor.shape) * itemsize(tensor.dtype)
-    dtype = sizes.most_common(1)[0][0] if sizes else None
+    for (dtype, shape), count in Counter([(t.dtype, t.shape) for t in tensors.values()]).items():
+        if is_floating(dtype):
+            sizes[dtype] += count * prod(shape) * itemsize(dtype)
+    commonest = sizes.most_common(1)[0][0] if sizes else None
     head, _ = head_and_embedding(tensors)
     untied = head is not None and ties(pattern.config) is not False
     try:
         return output_config(
-            pattern.config, dtype=dtype, depths=moved, tied=False if untied else None
+            pattern.config, dtype=commonest, depths=moved, tied=False if untied else None
         )
     except Unsayable as error:
         raise RecipeError.of(

@@ -7,13 +7,13 @@ config and side files.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mergebuild.cache import checkpoint_digest
 from mergebuild.checkpoint.stacks import ModelLayout, find_layout, head_and_embedding, ties
-from mergebuild.expression import RowsView
+from mergebuild.expression import Operand, RowsView
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,16 @@ class Outline:
     embedding: str | None
     adapter: bool = False
     origin: str | None = None
+    _operands: dict[str, Operand] = field(default_factory=dict, repr=False, compare=False)
+
+    def operand(self, tensor: str) -> Operand:
+        """One of its tensors as an expression reads it: one for all nodes that do."""
+        found = self._operands.get(tensor)
+        if found is None:
+            said = self.tensors[tensor]
+            found = Operand(self.name, tensor, said.key, said.dtype)
+            self._operands[tensor] = found
+        return found
 
     @property
     def tied(self) -> bool:

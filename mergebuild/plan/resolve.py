@@ -59,14 +59,19 @@ class Resolver:
             present = keep
             if len(present) == 1:
                 return self._copied(slot, *present[0])
-        if is_buffer(slot.name, present[0][1].shape):
+        shape = present[0][1].shape
+        if is_buffer(slot.name, shape):
             return self._buffer(slot, present)
-        if not all(map(is_floating, {tensor.dtype for _, tensor, _ in present})):
+        dtypes = {tensor.dtype for _, tensor, _ in present}
+        if not all([is_floating(dtype) for dtype in dtypes]):
             return self._integral(slot, present)
-        if len({tensor.shape for _, tensor, _ in present}) > 1:
+        if any([tensor.shape != shape for _, tensor, _ in present]):
             self.remarks.sizes[slot.name] = {str(p.model): t.shape for p, t, _ in present}
             return None
-        return self._merged(slot, present)
+        made = self._merged(slot, present)
+        if "float64" in dtypes and not made.unchanged:
+            self.remarks.note("float64 inputs are rounded to float32, to compute with", slot.name)
+        return made
 
     def _brought(self, slot: Slot) -> list[Brought]:
         """What the participants bring, in the vocabulary of the node."""
@@ -133,28 +138,22 @@ class Resolver:
         return self._copied(slot, *present[0])
 
     def _merged(self, slot: Slot, present: list[Brought]) -> Expression:
-        shape = present[0][1].shape
         found = self.evaluation.of(slot, present)
         for finding in found.findings:
             if finding.level == "error":
                 self.remarks.problem(finding.message, slot.name, self.node.at)
             else:
                 self.remarks.note(finding.message, slot.name)
-        made = Expression(
+        return Expression(
             method=self.method.name,
             version=self.method.version,
-            operands=tuple(
-                [Operand(p.called, n, t.key, t.dtype, None, t.view) for p, t, n in present]
-            ),
+            operands=tuple([_operand(*brought) for brought in present]),
             base=slot.cast.base,
             arguments=found.arguments,
             dtype=self._declared or self._dtype([tensor for _, tensor, _ in present]),
-            shape=shape,
+            shape=present[0][1].shape,
             stream=slot.name if self.method.random and "seed" not in found.idle else None,
         )
-        if "float64" in {tensor.dtype for _, tensor, _ in present} and not made.unchanged:
-            self.remarks.note("float64 inputs are rounded to float32, to compute with", slot.name)
-        return made
 
     @property
     def _declared(self) -> str | None:
@@ -165,4 +164,6 @@ class Resolver:
 
 
 def _operand(participant: Participant, tensor: TensorOutline, name: str) -> Operand:
+    if tensor.view is None:
+        return participant.naming.outline.operand(name)
     return Operand(participant.called, name, tensor.key, tensor.dtype, None, tensor.view)

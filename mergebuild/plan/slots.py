@@ -116,7 +116,7 @@ def _layers(
                 for participant, own, (start, _) in zip(cast.participants, row, spans, strict=True)
             ]
             for rest in sorted(set().union(*inputs)):
-                names = tuple(layer_names.get(rest) for layer_names in inputs)
+                names = tuple([layer_names.get(rest) for layer_names in inputs])
                 yield Slot(join(stack, layer, rest), cast, names, t)
             layer += 1
     counts[stack.prefix] = layer
@@ -124,15 +124,16 @@ def _layers(
 
 def _layer(
     participant: Participant, stack: Stack, source: int, place: int, remark: Remark
-) -> dict[str, str]:
+) -> Mapping[str, str]:
     """What a model brings for the layer at `place`, made from its layer `source`: from the name
     within the layer to its own name.
 
     Raises Misfit for a first layer that cannot stand elsewhere.
     """
     naming = participant.naming
-    whole = dict(naming.layout.layer(stack, source))
+    there = naming.layout.layer(stack, source)
     if (source == 0) != (place == 0):
+        there = whole = dict(there)
         opening, lacking = naming.layout.first_only(stack)
         if place == 0:
             for rest in sorted(opening):
@@ -152,4 +153,6 @@ def _layer(
             if name is not None:
                 where = "only first layers have it" if source == 0 else "first layers have none"
                 remark(f"left out: {where}", join(stack, place, rest))
-    return {rest: own for rest, name in whole.items() if (own := naming.name(name)) is not None}
+    if naming.own is None:
+        return there
+    return {rest: own for rest, name in there.items() if (own := naming.name(name)) is not None}
