@@ -59,13 +59,12 @@ class Resolver:
             present = keep
             if len(present) == 1:
                 return self._copied(slot, *present[0])
-        shape = present[0][1].shape
-        if is_buffer(slot.name, shape):
+        if is_buffer(slot.name, present[0][1].shape):
             return self._buffer(slot, present)
         dtypes = {tensor.dtype for _, tensor, _ in present}
-        if not all([is_floating(dtype) for dtype in dtypes]):
+        if not all(map(is_floating, dtypes)):
             return self._integral(slot, present)
-        if any([tensor.shape != shape for _, tensor, _ in present]):
+        if len({tensor.shape for _, tensor, _ in present}) > 1:
             self.remarks.sizes[slot.name] = {str(p.model): t.shape for p, t, _ in present}
             return None
         made = self._merged(slot, present)
