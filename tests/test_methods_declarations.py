@@ -6,15 +6,17 @@ import inspect
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
 import torch
 
+from mergebuild import methods
 from mergebuild.kernels.operations import Identity, Map
 from mergebuild.methods import registry
-from mergebuild.methods.declaration import REQUIRED, Operands, Scope
+from mergebuild.methods.declaration import REQUIRED, Method, Operands, Scope
 from mergebuild.methods.declare import Floats, method, per_delta, per_input, shared
 from tests.methods_reference import REFERENCES, bits, example_arguments, merge
 from tests.test_methods import inputs_of
@@ -174,6 +176,14 @@ def test_declarations_are_complete(name: str) -> None:
     for paper in declared.papers:
         assert paper.arxiv
         assert f"arXiv:{paper.arxiv}" in declared.summary
+
+
+@pytest.mark.parametrize("file", sorted(Path(methods.__file__).parent.glob("[a-z]*.py")))
+def test_the_table_of_modules_says_what_they_declare(file: Path) -> None:
+    module = import_module(f"mergebuild.methods.{file.stem}")
+    declared = [one.name for one in vars(module).values() if isinstance(one, Method)]
+    tables = [table for table in methods.FAMILIES.values() if file.stem in table]
+    assert declared == [name for table in tables for name in table[file.stem]]
 
 
 def test_the_registry_is_sorted_and_read_only() -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from functools import cache
 from importlib import import_module
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 from mergebuild.errors import Problem, UsageError
@@ -18,13 +17,57 @@ from mergebuild.methods.declaration import Method
 if TYPE_CHECKING:
     from mergebuild.methods.plugins import Candidate
 
-FAMILIES: Final = {
-    "Averages": ("linear", "slerp", "sphere", "stock"),
-    "Task vectors": ("task_vectors", "breadcrumbs", "della", "sce", "ram", "competition"),
-    "Two models": ("fusion",),
-    "Whole matrices": ("spectral",),
+FAMILIES: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
+    "Averages": {
+        "linear": ("linear", "passthrough"),
+        "slerp": ("slerp", "nuslerp"),
+        "sphere": ("multislerp", "karcher"),
+        "stock": ("model_stock",),
+    },
+    "Task vectors": {
+        "task_vectors": ("task_arithmetic", "ties", "dare_linear", "dare_ties"),
+        "breadcrumbs": ("breadcrumbs", "breadcrumbs_ties"),
+        "della": ("della", "della_linear"),
+        "sce": ("sce",),
+        "ram": ("ram", "ramplus_tl"),
+        "competition": ("consensus_ta", "pcb_merging"),
+    },
+    "Two models": {"fusion": ("arcee_fusion", "nearswap")},
+    "Whole matrices": {"spectral": ("tsv_merge", "iso_c")},
 }
-"""The modules of the built-in methods, under the headings that lists show them with."""
+"""The modules of the built-in methods and the methods of each, under the headings that lists show
+them with."""
+
+_MODULES: Final = {
+    name: module
+    for modules in FAMILIES.values()
+    for module, names in modules.items()
+    for name in names
+}
+
+
+class BuiltIn(Mapping[str, Method]):
+    """The methods of this package by name, in the order of their names; a module is imported when
+    one of its methods is asked for."""
+
+    def __getitem__(self, name: str) -> Method:
+        return _declared(_MODULES[name])[name]
+
+    def __contains__(self, name: object) -> bool:
+        return name in _MODULES
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(_MODULES))
+
+    def __len__(self) -> int:
+        return len(_MODULES)
+
+
+@cache
+def _declared(module: str) -> Mapping[str, Method]:
+    """The methods that a module of this package declares."""
+    found = vars(import_module(f"{__name__}.{module}")).values()
+    return {method.name: method for method in found if isinstance(method, Method)}
 
 
 class Registry(Mapping[str, Method]):
@@ -35,8 +78,8 @@ class Registry(Mapping[str, Method]):
     is asked for by name.
     """
 
-    def __init__(self, built_in: Mapping[str, Method]) -> None:
-        self.built_in = MappingProxyType(dict(sorted(built_in.items())))
+    def __init__(self) -> None:
+        self.built_in = BuiltIn()
 
     def __getitem__(self, name: str) -> Method:
         if name in self.built_in:
@@ -70,23 +113,15 @@ class Registry(Mapping[str, Method]):
 @cache
 def registry() -> Registry:
     """All merge methods."""
-    found: dict[str, Method] = {}
-    for module in (module for family in FAMILIES.values() for module in family):
-        for method in vars(import_module(f"{__name__}.{module}")).values():
-            if isinstance(method, Method):
-                if method.name in found:
-                    raise ValueError(f"two merge methods are called '{method.name}'")
-                found[method.name] = method
-    return Registry(found)
+    return Registry()
 
 
 def family_of(method: Method) -> str:
     """The heading that a method stands under."""
-    for family, modules in FAMILIES.items():
-        for module in modules:
-            if method in vars(import_module(f"{__name__}.{module}")).values():
-                return family
-    return f"From {method.package}"
+    if method.package is not None:
+        return f"From {method.package}"
+    module = _MODULES[method.name]
+    return next(family for family, modules in FAMILIES.items() if module in modules)
 
 
 @cache
