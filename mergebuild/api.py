@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import os
-import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -20,7 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from mergebuild.cache import Cache
-from mergebuild.checkpoint.hub import Hub
 from mergebuild.engine.options import Options
 from mergebuild.errors import Location, Problem, UsageError
 from mergebuild.events import BuildFinished, Event, Sink, silent, to_json
@@ -32,13 +30,12 @@ from mergebuild.plan.opening import HUB
 from mergebuild.recipe import Recipe, load_recipe
 from mergebuild.recipe.origin import Fetch, Fetched, Origin
 from mergebuild.remote import Remotes
-from mergebuild.remote.places import is_local
-from mergebuild.share.lock.model import Lock
-from mergebuild.share.lock.text import lock_path, lock_text, read_lock
+from mergebuild.share.lock.beside import lock_of, lock_path
 from mergebuild.site import Remote, Site, load_site
 
 if TYPE_CHECKING:
     from mergebuild.plan.looking import Looked
+    from mergebuild.share.lock.model import Lock
 
 CACHE_VARIABLE: Final = "MERGEBUILD_CACHE"
 
@@ -92,7 +89,7 @@ def load(
     CheckpointError for what the Hub refuses.
     """
     path, site = Path(recipe), site or load_site()
-    lock = lock or read_lock(lock_path(path)) or Lock()
+    lock = lock or lock_of(path)
     place = Cache(Path(cache) if cache is not None else default_cache(site))
     loaded = load_recipe(
         path,
@@ -103,19 +100,24 @@ def load(
         strict=strict,
         fetch=_fetch(path, place, lock, offline, sink),
     )
+    if lock is None:
+        return loaded
+    from mergebuild.share.lock.text import lock_text
+
     return replace(loaded, pins=lock.pins, lock=lock_text(lock) if lock.file else None)
 
 
-def _fetch(path: Path, cache: Cache, lock: Lock, offline: bool, sink: Sink) -> Fetch:
+def _fetch(path: Path, cache: Cache, lock: Lock | None, offline: bool, sink: Sink) -> Fetch:
     """Fetches what the recipe at `path` includes; what it takes is imported for the first."""
 
     @once
     def fetcher() -> Fetch:
+        from mergebuild.checkpoint.hub import Hub
         from mergebuild.include import Fetcher, Repositories
 
         hub = Hub(cache.root / HUB, sink, offline=offline)
         repositories = Repositories(cache.root / "git", offline)
-        return Fetcher(path.parent, hub, repositories, lock.commits)
+        return Fetcher(path.parent, hub, repositories, lock.commits if lock is not None else {})
 
     def fetch(text: str, origin: Origin, at: Location) -> Fetched:
         return fetcher()(text, origin, at)
@@ -151,7 +153,7 @@ def plan(
     settings = settings or settings_of(site)
     check_device(settings.device)
     path = recipe.path if isinstance(recipe, Recipe) else Path(recipe)
-    lock = lock or read_lock(lock_path(path))
+    lock = lock or lock_of(path)
     if locked and lock is None:
         raise UsageError.of(
             f"there is no lock '{lock_path(path)}'", hint=f"write it: mergebuild lock {path}"
@@ -172,7 +174,7 @@ def plan(
         from mergebuild.share.lock.hold import hold_includes
 
         hold_includes(recipe, lock)
-    asked = site.remotes if remotes is None else remotes
+    asked = _reachable(site.remotes if remotes is None else remotes, settings.offline)
     made = make_plan(
         recipe,
         cache=Cache(Path(cache) if cache is not None else default_cache(site)),
@@ -180,7 +182,7 @@ def plan(
         selectors=select,
         outputs=outputs,
         settings=settings,
-        remotes=Remotes([r for r in asked if is_local(r.url) or not settings.offline], sink),
+        remotes=Remotes(asked, sink),
         sink=sink,
     )
     if lock is not None:
@@ -188,6 +190,15 @@ def plan(
 
         hold(made, lock, locked=locked, sink=sink)
     return made
+
+
+def _reachable(remotes: Sequence[Remote], offline: bool) -> Sequence[Remote]:
+    """Those that may be asked: folders, and others unless one is offline."""
+    if not remotes or not offline:
+        return remotes
+    from mergebuild.remote.places import is_local
+
+    return [remote for remote in remotes if is_local(remote.url)]
 
 
 def locked_anew(
@@ -208,10 +219,11 @@ def locked_anew(
     from mergebuild.share.lock.drift import drift
     from mergebuild.share.lock.hold import check_portable, without
     from mergebuild.share.lock.make import make_lock
+    from mergebuild.share.lock.model import Lock
 
     site = site or load_site()
     path = Path(recipe)
-    former = read_lock(lock_path(path)) or Lock(file=str(lock_path(path)))
+    former = lock_of(path) or Lock(file=str(lock_path(path)))
     kept = without(former, update) if update is not None else former
     settings = settings or settings_of(site)
     loaded = load(
@@ -258,7 +270,7 @@ def look(
 
 def run_name() -> str:
     """A name for a run that no other has."""
-    return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{uuid.uuid4().hex[:6]}"
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%SZ}-{os.urandom(3).hex()}"
 
 
 def build(
@@ -272,7 +284,7 @@ def build(
     Raises MergebuildError.
     """
     finished = _carried_out(plan, options, sink)
-    lock = read_lock(lock_path(plan.recipe.path))
+    lock = lock_of(plan.recipe.path)
     if lock is not None:
         from mergebuild.share.lock.hold import hold_outputs
 

@@ -5,13 +5,11 @@ Every write goes to a sibling temporary, is fsynced and renamed. Knows nothing o
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import os
 import shutil
 import sys
-import uuid
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, Literal, TextIO
@@ -49,7 +47,7 @@ def make_directories(path: Path) -> None:
 
 def write_file(path: Path, data: bytes, *, mode: int = FILE_MODE) -> None:
     """Put `data` at `path` in one step; what was there before stays until then."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{TEMPORARY}")
+    temporary = path.with_name(f".{path.name}.{os.urandom(4).hex()}{TEMPORARY}")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
         with open(descriptor, "wb") as file:
@@ -178,7 +176,7 @@ def replace_directory(new: Path, place: Path) -> None:
         if error.errno not in (None, errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
             raise
         if not _exchange(new, place):
-            aside = place.with_name(f".{place.name}.{uuid.uuid4().hex[:8]}{TEMPORARY}")
+            aside = place.with_name(f".{place.name}.{os.urandom(4).hex()}{TEMPORARY}")
             place.rename(aside)
             try:
                 new.rename(place)
@@ -194,6 +192,8 @@ def replace_directory(new: Path, place: Path) -> None:
 def _exchange(one: Path, other: Path) -> bool:
     if sys.platform != "linux":
         return False
+    import ctypes
+
     try:
         rename = ctypes.CDLL(None, use_errno=True).renameat2
     except (OSError, AttributeError):

@@ -18,7 +18,8 @@ from mergebuild import api
 from mergebuild.errors import DriftError, RecipeError, UsageError
 from mergebuild.events import Event, Hashing, Warned
 from mergebuild.files import write_file
-from mergebuild.share.lock.text import lock_path, lock_text, read_lock
+from mergebuild.share.lock.beside import lock_path
+from mergebuild.share.lock.text import lock_text, read_lock
 from tests import kit
 from tests.builder import Scratch
 from tests.test_incremental import RECIPE

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import os
 import re
-import uuid
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -141,7 +140,7 @@ def set_aside(cache: Cache, key: str) -> Path | None:
     Its files are touched, so that all who share them by hard links look at their content again.
     """
     folder = cache.folder(key)
-    place = cache.quarantine / f"{key}.{uuid.uuid4().hex[:12]}"
+    place = cache.quarantine / f"{key}.{os.urandom(6).hex()}"
     make_directories(cache.quarantine)
     for parent, _, names in os.walk(folder) if not folder.is_symlink() else ():
         for name in names:

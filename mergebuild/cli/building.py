@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -46,9 +46,11 @@ from mergebuild.errors import UsageError, did_you_mean
 from mergebuild.events import BuildFinished, Sink, Warned, silent
 from mergebuild.plan import Plan
 from mergebuild.recipe import Recipe
-from mergebuild.share.lock.model import Lock
-from mergebuild.share.lock.text import lock_path, read_lock
+from mergebuild.share.lock.beside import lock_of
 from mergebuild.site import Remote, Site, load_site
+
+if TYPE_CHECKING:
+    from mergebuild.share.lock.model import Lock
 
 STALE = 3
 
@@ -75,7 +77,7 @@ def _plan(
     settings = api.settings_of(
         site, jobs=jobs, chunk=chunk, shard_size=size, device=device, offline=offline
     )
-    lock = read_lock(lock_path(recipe))
+    lock = lock_of(recipe)
     loaded = _load(recipe, variables, sources, strict, site, lock, cache, offline, sink)
     return api.plan(
         loaded,

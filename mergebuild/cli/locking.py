@@ -12,7 +12,8 @@ from mergebuild.cli.options import CacheFolder, Jobs, Offline, RecipeFile, Sourc
 from mergebuild.cli.sinks import complain, event_sink
 from mergebuild.errors import UsageError
 from mergebuild.files import write_file
-from mergebuild.share.lock.text import lock_path, lock_text
+from mergebuild.share.lock.beside import lock_path
+from mergebuild.share.lock.text import lock_text
 from mergebuild.site import load_site
 
 OUT_OF_DATE = 3

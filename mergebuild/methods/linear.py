@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from typing import Annotated, Any
 
 from mergebuild.kernels.operations import Combination, Identity, Map
-from mergebuild.kernels.places import Average
 from mergebuild.methods.declaration import Arguments, Finding, Operands, Paper
 from mergebuild.methods.declare import Floats, method, per_input, shared
 
@@ -75,6 +74,8 @@ def linear(
     divisor = total(weight) if normalize else 1.0
     shares = tuple(w / divisor for w in weight)
     if all(map(exact, (*weight, divisor))) and not all(map(exact, shares)):
+        from mergebuild.kernels.places import Average
+
         return Average(weight, divisor)
     return Combination("inputs", shares)
 

@@ -26,7 +26,7 @@ from mergebuild.plan.node import Outlined
 from mergebuild.plan.outline import Outline, checkpoint_key
 from mergebuild.plan.reasons import changes
 from mergebuild.recipe import NodeRef, Recipe, Source
-from mergebuild.remote import Remotes, RemoteTensor, outline_digest
+from mergebuild.remote import Remotes, RemoteTensor
 
 
 class Decisions:
@@ -175,6 +175,8 @@ class Decisions:
         """Where on remotes tensors lie that are not on this machine."""
         if not lacking or not any(True for _ in self._remotes):
             return {}
+        from mergebuild.remote.claim import outline_digest
+
         wanted = {tensor: outline.tensors[tensor].key for tensor in sorted(lacking)}
         kin = outline_digest((n, t.dtype, t.shape) for n, t in outline.tensors.items())
         found = self._remotes.tensors(key, name, kin, wanted)

@@ -64,15 +64,16 @@ class Outline:
     embedding: str | None
     adapter: bool = False
     origin: str | None = None
-    _operands: dict[str, Operand] = field(default_factory=dict, repr=False, compare=False)
+    _operands: dict[tuple[str, str], Operand] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
-    def operand(self, tensor: str) -> Operand:
-        """One of its tensors as an expression reads it: one for all nodes that do."""
-        found = self._operands.get(tensor)
+    def operand(self, called: str, tensor: str) -> Operand:
+        """One of its tensors, as expressions read it that call this model so."""
+        found = self._operands.get((called, tensor))
         if found is None:
             said = self.tensors[tensor]
-            found = Operand(self.name, tensor, said.key, said.dtype)
-            self._operands[tensor] = found
+            found = self._operands[called, tensor] = Operand(called, tensor, said.key, said.dtype)
         return found
 
     @property

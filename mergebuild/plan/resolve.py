@@ -164,5 +164,5 @@ class Resolver:
 
 def _operand(participant: Participant, tensor: TensorOutline, name: str) -> Operand:
     if tensor.view is None:
-        return participant.naming.outline.operand(name)
+        return participant.naming.outline.operand(participant.called, name)
     return Operand(participant.called, name, tensor.key, tensor.dtype, None, tensor.view)

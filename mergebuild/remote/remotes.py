@@ -1,7 +1,8 @@
 """The remotes of a run, in order: what they hold of what is wanted, as far as it may be believed.
 
 Whatever is missing, damaged, unsigned where it must be signed, or on a remote that does not answer,
-is not there: a warning says so, and the build does without. Downloads no tensors.
+is not there: a warning says so, and the build does without. Downloads no tensors. What asking takes
+is imported when there is somebody to ask.
 """
 
 from __future__ import annotations
@@ -11,17 +12,17 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from threading import Lock
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from mergebuild.checkpoint.regular import parse_object
 from mergebuild.errors import CheckpointError, UsageError
 from mergebuild.events import Sink, Warned, silent
-from mergebuild.remote.claim import LARGEST, Blob, Claim, is_key, read_claim
-from mergebuild.remote.keyring import trusted_keys
-from mergebuild.remote.places import check_url, open_store
-from mergebuild.remote.signature import PublicKey
 from mergebuild.remote.store import Absent, RemoteError, Store, Unreachable, patiently
 from mergebuild.site import Remote
+
+if TYPE_CHECKING:
+    from mergebuild.remote.claim import Blob, Claim
+    from mergebuild.remote.signature import PublicKey
 
 RANGE: Final = 1 << 22
 AHEAD: Final = 4
@@ -54,8 +55,11 @@ class Remotes:
         self._remotes = {remote.name: remote for remote in remotes}
         if len(self._remotes) < len(remotes):
             raise UsageError.of("two remotes have one name")
-        for remote in remotes:
-            check_url(remote.url)
+        if remotes:
+            from mergebuild.remote.places import check_url
+
+            for remote in remotes:
+                check_url(remote.url)
         self._sink = sink
         self._lock = Lock()
         self._stores: dict[str, Store] = {}
@@ -70,6 +74,8 @@ class Remotes:
 
     def store(self, name: str) -> Store:
         """The store of the remote called so. Raises UsageError."""
+        from mergebuild.remote.places import open_store
+
         with self._lock:
             if name not in self._stores:
                 self._stores[name] = open_store(self._remotes[name].url)
@@ -146,6 +152,8 @@ class Remotes:
 
     def _ask(self, remote: Remote, key: str) -> Claim | None:
         """The first claim to be believed: the common one, then those of trusted keys."""
+        from mergebuild.remote.claim import LARGEST, read_claim
+
         others = [claim_name(key, trusted) for trusted in self._keys().values()]
         complaint = ""
         for name in (claim_name(key), *others):
@@ -201,6 +209,8 @@ class Remotes:
 
     def _keys(self) -> Mapping[str, PublicKey]:
         if self._trusted is None:
+            from mergebuild.remote.keyring import trusted_keys
+
             self._trusted = trusted_keys()
             if not self._trusted:
                 for remote in self:
@@ -239,6 +249,8 @@ def kin_text(kin: Mapping[str, str]) -> bytes:
 
 def read_kin(data: bytes) -> dict[str, str]:
     """The same from untrusted text. Raises ValueError."""
+    from mergebuild.remote.claim import is_key
+
     try:
         rows = parse_object(data, "kin")["checkpoints"]
         return {str(row[0]): str(row[1]) for row in rows[:KIN_MOST] if is_key(row[0])}

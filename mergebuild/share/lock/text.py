@@ -36,11 +36,6 @@ Keys: TypeAlias = Mapping[str, Entry]
 Block = TypeVar("Block")
 
 
-def lock_path(recipe: Path) -> Path:
-    """Where the lock of a recipe is: beside it."""
-    return recipe.with_name(f"{recipe.name}.lock")
-
-
 def lock_text(lock: Lock) -> str:
     """The file of a lock."""
     sections: list[tuple[str, Mapping[str, Any]]] = [
