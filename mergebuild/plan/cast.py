@@ -11,18 +11,19 @@ from dataclasses import dataclass, replace
 from mergebuild.errors import Location, Problem
 from mergebuild.methods.declaration import Method
 from mergebuild.plan.naming import Naming
-from mergebuild.plan.outline import Outline
+from mergebuild.plan.outline import Operands, Outline
 from mergebuild.recipe import Input, ModelRef, Module, Node, Slice
 
 
 @dataclass(frozen=True, slots=True)
 class Participant:
-    """A model in its place in a slice, `called` so by operands; `entry` is None for a base that is
-    not listed."""
+    """A model in its place in a slice, `called` so by `operands`; `entry` is None for a base that
+    is not listed."""
 
     model: ModelRef
     called: str
     naming: Naming
+    operands: Operands
     entry: Input | None
     at: Location
 
@@ -61,14 +62,15 @@ def cast_of(
     return Cast(
         module,
         part,
-        tuple(
-            Participant(
-                m, str(m), namings[m], entries.get(m), entries[m].at if m in entries else part.at
-            )
-            for m in order
-        ),
+        tuple(_participant(m, namings[m], entries.get(m), part) for m in order),
         base is not None,
     )
+
+
+def _participant(model: ModelRef, naming: Naming, entry: Input | None, part: Slice) -> Participant:
+    called = str(model)
+    at = entry.at if entry is not None else part.at
+    return Participant(model, called, naming, naming.outline.operands(called), entry, at)
 
 
 def pattern_of(node: Node, method: Method) -> ModelRef:

@@ -43,15 +43,17 @@ def read_bytes(node: NodePlan, nodes: Mapping[str, NodePlan]) -> int:
     total = sum(place.region.size for place in node.reuse.values())
     whole: set[tuple[str, str]] = set()
     sizes = _Sizes(node, nodes)
-    for name in sorted(node.compute):
-        for operand in node.expressions[name].operands:
-            shape = node.expressions[name].shape
+    for name, expression in node.expressions.items():
+        if name not in node.compute:
+            continue
+        result = prod(expression.shape)
+        for operand in expression.operands:
+            elements = result
             if operand.shape is not None:  # read once for all that is made of it
                 if (operand.model, operand.tensor) in whole:
                     continue
                 whole.add((operand.model, operand.tensor))
-                shape = operand.shape
-            elements = prod(shape)
+                elements = prod(operand.shape)
             if operand.view is None:
                 total += elements * sizes[operand.model, operand.dtype]
                 continue

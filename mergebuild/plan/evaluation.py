@@ -69,8 +69,8 @@ Brought: TypeAlias = tuple[Participant, TensorOutline, str]
 """A participant, the tensor that it brings, and its own name for that."""
 
 Members: TypeAlias = tuple[int, ...]
-"""A cast and those of its participants that have a tensor, by identity: they live as long as the
-node is planned."""
+"""A cast and those of its participants that have a tensor (none: all of them), by identity: they
+live as long as the node is planned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +88,9 @@ class Evaluation:
         """The arguments for a slot, given what some participants bring, all of one shape. What has
         no value is remarked on."""
         shape = present[0][1].shape
-        members = (id(slot.cast), *[id(participant) for participant, _, _ in present])
+        members: Members = (id(slot.cast),)
+        if len(present) < len(slot.names):
+            members = (*members, *[id(participant) for participant, _, _ in present])
         questions = self._questions.get(members)
         if questions is None:
             asked = self._asked(slot.cast, [participant for participant, _, _ in present])

@@ -142,6 +142,8 @@ class Decisions:
         }
         for name in compute if demanded else ():
             for operand in outlined.expressions[name].operands:
+                if operand.view is None and operand.model not in demanded:
+                    continue
                 for part in operand.read:
                     if part.model in demanded:
                         demanded[part.model].add(part.tensor)
@@ -156,8 +158,9 @@ class Decisions:
         keys = {name: outlined.outline.tensors[name].key for name in needed}
         cached = {} if anew else self._index.tensors(keys.values())
         found: dict[str, CachedTensor] = {}
-        for name in sorted(needed):
-            expression = outlined.expressions[name]
+        for name, expression in outlined.expressions.items():
+            if name not in needed:
+                continue
             if keys[name] in cached:
                 found[name] = cached[keys[name]]
             elif expression.unchanged and expression.operands[0].view is None:
@@ -167,7 +170,7 @@ class Decisions:
                     tensor = self._leaves[model].checkpoint.tensors[operand.tensor]
                     region = Region(tensor.file, tensor.offset, tensor.nbytes)
                     found[name] = CachedTensor(region, keys[name])
-        return found
+        return dict(sorted(found.items()))
 
     def _fetch(
         self, name: str, outline: Outline, key: str, lacking: Collection[str]

@@ -97,7 +97,8 @@ def outline_node(
         remarks.note(note, "")
     keys = tensor_keys(expressions)
     tensors = {
-        name: TensorOutline(keys[name], e.dtype, e.shape) for name, e in sorted(expressions.items())
+        name: TensorOutline(keys[name], expressions[name].dtype, expressions[name].shape)
+        for name in sorted(expressions)
     }
     config = config_text(node, replace(pattern, config=belongings.config), tensors, moved)
     outline = make_outline(

@@ -47,6 +47,19 @@ class SideFile:
     code: bool = False
 
 
+class Operands(dict[str, Operand]):
+    """The tensors of a model that expressions call `called`, each made when it is first read."""
+
+    def __init__(self, called: str, tensors: Mapping[str, TensorOutline]) -> None:
+        self._called = called
+        self._tensors = tensors
+
+    def __missing__(self, name: str) -> Operand:
+        tensor = self._tensors[name]
+        self[name] = Operand(self._called, name, tensor.key, tensor.dtype)
+        return self[name]
+
+
 @dataclass(frozen=True, slots=True)
 class Outline:
     """A checkpoint, there or yet to be made.
@@ -64,17 +77,11 @@ class Outline:
     embedding: str | None
     adapter: bool = False
     origin: str | None = None
-    _operands: dict[tuple[str, str], Operand] = field(
-        default_factory=dict, repr=False, compare=False
-    )
+    _operands: dict[str, Operands] = field(default_factory=dict, repr=False, compare=False)
 
-    def operand(self, called: str, tensor: str) -> Operand:
-        """One of its tensors, as expressions read it that call this model so."""
-        found = self._operands.get((called, tensor))
-        if found is None:
-            said = self.tensors[tensor]
-            found = self._operands[called, tensor] = Operand(called, tensor, said.key, said.dtype)
-        return found
+    def operands(self, called: str) -> Operands:
+        """Its tensors as expressions read them that call this model so: the same for all nodes."""
+        return self._operands.setdefault(called, Operands(called, self.tensors))
 
     @property
     def tied(self) -> bool:

@@ -113,7 +113,11 @@ class Resolver:
         return Expression(
             method=self.passthrough.name,
             version=self.passthrough.version,
-            operands=(_operand(participant, tensor, name),),
+            operands=(
+                participant.operands[name]
+                if tensor.view is None
+                else _viewed(participant, tensor, name),
+            ),
             base=False,
             arguments={"scale": (None,)},
             dtype=dtype,
@@ -146,7 +150,12 @@ class Resolver:
         return Expression(
             method=self.method.name,
             version=self.method.version,
-            operands=tuple([_operand(*brought) for brought in present]),
+            operands=tuple(
+                [
+                    p.operands[name] if t.view is None else _viewed(p, t, name)
+                    for p, t, name in present
+                ]
+            ),
             base=slot.cast.base,
             arguments=found.arguments,
             dtype=self._declared or self._dtype([tensor for _, tensor, _ in present]),
@@ -162,7 +171,5 @@ class Resolver:
         return self._declared or promote([tensor.counts_as or tensor.dtype for tensor in tensors])
 
 
-def _operand(participant: Participant, tensor: TensorOutline, name: str) -> Operand:
-    if tensor.view is None:
-        return participant.naming.outline.operand(participant.called, name)
+def _viewed(participant: Participant, tensor: TensorOutline, name: str) -> Operand:
     return Operand(participant.called, name, tensor.key, tensor.dtype, None, tensor.view)

@@ -6,7 +6,6 @@ looks like.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -63,4 +62,6 @@ class Included:
     @property
     def sha256(self) -> str:
         """The hash of its text."""
+        import hashlib
+
         return hashlib.sha256(self.recipe.text.encode()).hexdigest()
