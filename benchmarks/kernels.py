@@ -68,6 +68,18 @@ CASES: dict[str, tuple[str, int, dict[str, Any]]] = {
             "lambda_": 1.0,
         },
     ),
+    "breadcrumbs": (
+        "breadcrumbs",
+        3,
+        {
+            "weight": (0.5, 0.5),
+            "density": (0.5, 0.5),
+            "gamma": (0.01, 0.01),
+            "normalize": False,
+            "rescale": False,
+            "lambda_": 1.0,
+        },
+    ),
     "dare_ties, no rescale": (
         "dare_ties",
         3,

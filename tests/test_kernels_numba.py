@@ -26,6 +26,8 @@ from mergebuild.kernels.brackets import (
     MagnitudeBrackets,
     MagnitudeKeys,
     Sample,
+    ValueBrackets,
+    ValueKeys,
 )
 from mergebuild.kernels.choose import torch_kernels
 from mergebuild.kernels.numba import NumbaKernels
@@ -59,6 +61,7 @@ from mergebuild.kernels.places import (
     Important,
     Overlap,
     OverlapCounts,
+    SelectedSquares,
     Spread,
     Toward,
     Value,
@@ -337,10 +340,11 @@ def test_brackets(tensors: list[Tensor], chunk: int, room: int) -> None:
 
 
 @several
-@given(operands(least=2), chunks, st.booleans())
-def test_counts_of_values(tensors: list[Tensor], chunk: int, squares: bool) -> None:
-    assert_same_counts(Spread(), tensors, chunk, squares)
-    assert_same_counts(importance_of(tensors[0]), tensors[:2], chunk, False)
+@given(operands(least=2), chunks, st.sampled_from([0.0, 0.005, 0.1, math.inf]))
+def test_counts_of_values(tensors: list[Tensor], chunk: int, least: float) -> None:
+    assert_same_counts(Spread(), tensors, chunk)
+    assert_same_counts(importance_of(tensors[0]), tensors[:2], chunk)
+    assert_same_value(SelectedSquares(least), tensors, chunk)
 
 
 @several
@@ -350,7 +354,7 @@ def test_counts_by_functions(
 ) -> None:
     tensors = [factor * tensor for tensor in tensors]
     assert_same_value(ImportanceHighCounts(), tensors[:2], chunk)
-    assert_same_counts(data.draw(balances(len(tensors) - 1)), tensors, chunk, False)
+    assert_same_counts(data.draw(balances(len(tensors) - 1)), tensors, chunk)
 
 
 @several
@@ -373,13 +377,22 @@ def balances(count: int) -> st.SearchStrategy[Balance]:
     return st.builds(Balance, st.integers(0, count - 1), edge, edge)
 
 
-def assert_same_counts(value: Value, tensors: Sequence[Tensor], chunk: int, squares: bool) -> None:
-    high = ValueHighCounts((value, value), squares)
+def assert_same_counts(value: Value, tensors: Sequence[Tensor], chunk: int) -> None:
+    high = ValueHighCounts((value, value))
     assert_same_value(high, tensors, chunk)
-    counts = gathered(high, tensors, LOOPS, chunk)[0][0]
+    counts = gathered(high, tensors, LOOPS, chunk)[0]
     buckets = np.flatnonzero(counts)
     chosen = tuple(buckets[:2].tolist()), (int(buckets[-1]), int(counts.argmax()))
-    assert_same_value(ValueLowCounts((value, value), chosen, squares), tensors, chunk)
+    assert_same_value(ValueLowCounts((value, value), chosen), tensors, chunk)
+    if isinstance(value, Importance):
+        return
+    assert_same_value(Sample(ValueKeys((value,))), tensors, chunk)
+    (keys,) = map(np.sort, gathered(ValueKeys((value,)), tensors, TORCH, chunk))
+    last = len(keys) - 1
+    ends = [(0, last), (last // 3, last // 2), (last // 2, last // 2), (last // 2, last)]
+    brackets = [Bracket(int(keys[a]), int(keys[b]), last // 2) for a, b in ends]
+    some = tuple(brackets[:1]), tuple(brackets)
+    assert_same_value(ValueBrackets((value, value), some), tensors, chunk)
 
 
 @pytest.mark.parametrize("value", [Spread(), Importance(np.ones(1))])
@@ -394,7 +407,7 @@ def test_keys_of_all_sorts_of_values_order_them() -> None:
     x = torch.from_numpy(words.view(np.float32).copy())
     for sign in (1.0, -1.0):
         value = Importance(np.full(1, sign))
-        assert_same_counts(value, [torch.zeros_like(x), x], 3 * BLOCK, False)
+        assert_same_counts(value, [torch.zeros_like(x), x], 3 * BLOCK)
 
 
 @several
@@ -641,6 +654,7 @@ def test_operations_have_no_field_that_the_loops_do_not_know() -> None:
     """Whoever adds one teaches `numba/` about it, or sends it to the others; then this line."""
     kinds: list[Any] = [DropAll, AtLeast, Band, Random, Gram, HighCounts, LowCounts, AbsoluteSums]
     kinds += [Sample, MagnitudeKeys, MagnitudeBrackets, Bracket, Bracketed]
+    kinds += [ValueKeys, ValueBrackets, SelectedSquares]
     kinds += [Identity, Combination, ColumnCombination, RowCombination, Sparse, TaskVectors]
     kinds += [Spread, Importance, Balance, ValueHighCounts, ValueLowCounts, ImportanceHighCounts]
     kinds += [Extremes, OverlapCounts, Average, Toward, Overlap, Votes, Important, Consensus]
@@ -669,8 +683,11 @@ def test_operations_have_no_field_that_the_loops_do_not_know() -> None:
         "Spread": "",
         "Importance": "divergences",
         "Balance": "delta low high",
-        "ValueHighCounts": "values squares",
-        "ValueLowCounts": "values buckets squares",
+        "ValueHighCounts": "values",
+        "ValueLowCounts": "values buckets",
+        "ValueKeys": "values",
+        "ValueBrackets": "values brackets",
+        "SelectedSquares": "least",
         "ImportanceHighCounts": "",
         "Extremes": "",
         "OverlapCounts": "threshold",

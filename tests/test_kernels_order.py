@@ -18,6 +18,8 @@ from mergebuild.kernels.choose import torch_kernels
 from mergebuild.kernels.numba import NumbaKernels
 from mergebuild.kernels.operations import Identity
 from mergebuild.kernels.order import TOP, keys_at
+from mergebuild.kernels.places import Spread
+from mergebuild.kernels.ranks import largest_nonzero, value
 from mergebuild.kernels.sample import PIECE, pieces, whole
 from mergebuild.kernels.selection import guess, select
 from tests.methods_reference import KERNELS, Memory
@@ -168,3 +170,33 @@ def test_selection(keys: list[int], data: st.DataObject) -> None:
     ranks = data.draw(st.lists(st.integers(0, len(keys) - 1), min_size=1, max_size=3).map(sorted))
     expected = tuple(sorted(keys)[rank] for rank in ranks)
     assert select(np.array(keys, np.uint32), ranks) == expected
+
+
+# Values with a sign.
+
+
+@BOTH
+@pytest.mark.parametrize("count", [1, SMALL, COUNT])
+@pytest.mark.parametrize("share", [0.01, 0.5, 0.999])
+@pytest.mark.parametrize("kind", ["same", "half", "misled"])
+def test_the_largest_above_zero(kind: str, count: int, share: float, kernels: Kernels) -> None:
+    x = normal(count)
+    if kind == "half":
+        x[torch.rand(count, generator=torch.Generator().manual_seed(1)) < 0.5] = 0.0
+    if kind == "misled" and not whole(count):
+        for start, stop in pieces(count):
+            x[start:stop] = 0.0
+    deltas = [x, torch.zeros(count)]
+    found: list[int | None] = []
+
+    def steps() -> Generator[Statistic, Any, Map]:
+        found.append((yield from largest_nonzero(Spread(), share, count)))
+        return Identity()
+
+    readers = [Memory(one) for one in (torch.zeros(count), *deltas)]
+    out = Memory(torch.empty(count))
+    evaluate(steps(), readers, out, "float32", chunk=BLOCK, kernels=kernels)
+    spread = torch.sort(((x / 2).double().square()).float(), descending=True).values
+    rank = int(share * int((spread > 0).sum()))
+    expected = spread[rank - 1].item() if rank else None
+    assert (None if found[0] is None else value(found[0])) == expected

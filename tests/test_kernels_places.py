@@ -27,9 +27,9 @@ from mergebuild.kernels.places import (
     Importance,
     ImportanceHighCounts,
     OverlapCounts,
+    SelectedSquares,
     Spread,
     Value,
-    ValueHighCounts,
     WholeTensors,
 )
 from mergebuild.kernels.ranks import Ranks, at_least, ranked, value
@@ -106,10 +106,10 @@ def test_statistics_do_not_depend_on_chunks(shape: tuple[int, ...]) -> None:
     for kind in kinds:
         inputs = xs[:2] if isinstance(kind, Importance) else xs
         assert len({tuple(looked_up(kind, ranks, inputs, chunk)) for chunk in CHUNKS}) == 1
-    squares = [gathered(ValueHighCounts((Spread(),), squares=True), xs, c)[0] for c in CHUNKS]
-    assert len({one[2].tobytes() for one in squares}) == 1
-    sums = squares[0][2].sum(1)
-    assert sums == pytest.approx([float((x - xs[0]).double().square().sum()) for x in xs[1:]])
+    (squares,) = {gathered(SelectedSquares(0.5), xs, chunk) for chunk in CHUNKS}
+    deltas = torch.stack([x - xs[0] for x in xs[1:]]).double()
+    kept = deltas.square().flatten(1)[:, deltas.var(0, correction=0).flatten() >= 0.5]
+    assert squares == pytest.approx(kept.sum(1).tolist())
     assert len({tuple(gathered(OverlapCounts(0.5), xs, chunk)) for chunk in CHUNKS}) == 1
     beyond = [(x - xs[0]).abs() > 0.5 for x in xs[1:]]
     both, alone = beyond[0] & beyond[1], beyond[0] & ~beyond[1]

@@ -50,10 +50,11 @@ PASSES: list[tuple[str, dict[str, Any], int]] = [
         for name in ("ties", "breadcrumbs", "breadcrumbs_ties")
         for rescale in (False, True, "inverse")
     ),
+    # Two where the sample would need its rows, or with one for the squares of what is selected.
     ("sce", {"select_topk": 0.5}, 3),
     ("arcee_fusion", {}, 3),
-    # And one before those for the range of what is ranked.
-    ("pcb_merging", SOME, 4),
+    # And one before that for the range of what is ranked.
+    ("pcb_merging", SOME, 3),
     # Whole matrices, once.
     ("tsv_merge", {}, 1),
     ("iso_c", {}, 1),
@@ -77,7 +78,7 @@ def test_passes(name: str, more: dict[str, Any], passes: int) -> None:
     for x in xs:
         looked_at = [call for call in x.calls if call not in chunks]
         assert looked_at in ([], sample)
-        assert x.calls == looked_at + chunks * passes
+        assert [call for call in x.calls if call in chunks] == chunks * passes
     assert out.calls == chunks
 
 

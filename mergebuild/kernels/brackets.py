@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mergebuild.kernels.operations import Shape, Statistic
+from mergebuild.kernels.places import Balance, Spread
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,4 +64,19 @@ class MagnitudeBrackets(Statistic):
     """
 
     deltas: tuple[int, ...]
+    brackets: tuple[tuple[Bracket, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ValueKeys(Statistic):
+    """Keys of values, uint32 (elements,) each: of a sample."""
+
+    values: tuple[Spread | Balance, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ValueBrackets(Statistic):
+    """Values, counted and kept by the brackets of each; the result is as that above."""
+
+    values: tuple[Spread | Balance, ...]
     brackets: tuple[tuple[Bracket, ...], ...]

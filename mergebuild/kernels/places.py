@@ -61,14 +61,9 @@ def _value_grain(values: Sequence[Value], shape: Shape) -> int:
 
 @dataclass(frozen=True, slots=True)
 class ValueHighCounts(Statistic):
-    """Values counted by the high 16 bits of their keys.
-
-    Result, one per value: int64 array (65536,), how many are ±0, and with `squares` a float64
-    array (K, 65536), the sums of d_i² where the value was counted (else None).
-    """
+    """Values counted by the high 16 bits of their keys. Result, one per value: int64 (65536,)."""
 
     values: tuple[Value, ...]
-    squares: bool = False
 
     def grain(self, shape: Shape) -> int:
         return _value_grain(self.values, shape)
@@ -79,12 +74,11 @@ class ValueLowCounts(Statistic):
     """Values inside chosen buckets of `ValueHighCounts`, counted by the low 16 bits of their keys.
 
     `buckets` are the chosen high halves of each value. Result, one per value: a mapping from
-    bucket to the counts, int64 (65536,), and the squares as above, float64 (K, 65536) or None.
+    bucket to the counts, int64 (65536,).
     """
 
     values: tuple[Value, ...]
     buckets: tuple[tuple[int, ...], ...]
-    squares: bool = False
 
     def grain(self, shape: Shape) -> int:
         return _value_grain(self.values, shape)
@@ -101,6 +95,13 @@ class ImportanceHighCounts(Statistic):
 
     def grain(self, shape: Shape) -> int:
         return _row_grain(shape)
+
+
+@dataclass(frozen=True, slots=True)
+class SelectedSquares(Statistic):
+    """Σ(m·d_i)² of each delta, m = [`Spread` ≥ least]. Value, one per delta: a float."""
+
+    least: float
 
 
 @dataclass(frozen=True, slots=True)

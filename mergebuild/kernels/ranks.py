@@ -1,4 +1,4 @@
-"""Exact order statistics of values with a sign, from two passes of counting.
+"""Exact order statistics of values with a sign, from one pass between brackets or two of counting.
 
 The 32 bits of a float32, all turned if it is negative and else only the sign, order as the values
 do. `order` does the same for magnitudes of deltas, whose sign is dropped.
@@ -6,35 +6,38 @@ do. `order` does the same for magnitudes of deltas, whose sign is dropped.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mergebuild.kernels.brackets import Bracket, Sample, ValueBrackets, ValueKeys
 from mergebuild.kernels.operations import Statistic
-from mergebuild.kernels.places import Value, ValueHighCounts, ValueLowCounts
+from mergebuild.kernels.places import Balance, Spread, Value, ValueHighCounts, ValueLowCounts
+from mergebuild.kernels.sample import whole
+from mergebuild.kernels.selection import guess, key_at, select
 
 Counts: TypeAlias = NDArray[np.int64]
-Sums: TypeAlias = NDArray[np.float64]
 SIGN = 2**31
+TOP = 2**32 - 1
+ZERO = SIGN
+"""The key of +0."""
 
 
 class Ranks:
     """The values of one tensor, sorted, as far as the ranks that were asked for."""
 
-    def __init__(self, counts: Counts, zeros: int, squares: Sums | None) -> None:
-        self.nonzero = int(counts.sum()) - zeros
-        self._counts, self._squares = counts, squares
+    def __init__(self, counts: Counts) -> None:
+        self._counts = counts
         self._cumulative = np.cumsum(counts)
-        self._low: Mapping[int, tuple[Counts, Sums | None]] = {}
+        self._low: Mapping[int, Counts] = {}
 
     def buckets(self, ranks: Sequence[int]) -> tuple[int, ...]:
         """The high halves of the keys at these ascending, 0-based ranks."""
         return tuple(sorted({self._bucket(rank) for rank in ranks}))
 
-    def refine(self, low: Mapping[int, tuple[Counts, Sums | None]]) -> None:
+    def refine(self, low: Mapping[int, Counts]) -> None:
         """Add what was counted inside `buckets`."""
         self._low = low
 
@@ -42,19 +45,8 @@ class Ranks:
         """The key of the value at a rank out of those asked for."""
         bucket = self._bucket(rank)
         before = int(self._cumulative[bucket] - self._counts[bucket])
-        inside = np.cumsum(self._low[bucket][0])
+        inside = np.cumsum(self._low[bucket])
         return bucket << 16 | int(np.searchsorted(inside, rank - before, side="right"))
-
-    def squares_from(self, key: int) -> tuple[float, ...]:
-        """Σd_i² over the places whose value has at least this key, one that was asked for."""
-        high = self._squares
-        low = self._low[key >> 16][1]
-        assert high is not None, "squares were not asked for"
-        assert low is not None
-        return tuple(
-            math.fsum([*above[(key >> 16) + 1 :].tolist(), *inside[key & 0xFFFF :].tolist()])
-            for above, inside in zip(high, low, strict=True)
-        )
 
     def _bucket(self, rank: int) -> int:
         return int(np.searchsorted(self._cumulative, rank, side="right"))
@@ -73,21 +65,71 @@ def at_least(threshold: float) -> float:
     return float(np.nextafter(rounded, np.float32(np.inf)) if below else rounded)
 
 
+def keys_at(
+    values: Sequence[Spread | Balance], ranks: Sequence[Sequence[int]], elements: int
+) -> Generator[Statistic, Any, list[tuple[int, ...]]]:
+    """The keys at ascending, 0-based ranks, those of each value, of tensors of so many elements.
+
+    One pass, and the two of counting for values of which a guess was wrong.
+    """
+    sample = yield Sample(ValueKeys(tuple(values)))
+    if whole(elements):
+        return [select(keys, some) for keys, some in zip(sample, ranks, strict=True)]
+    brackets = tuple(
+        tuple(guess(keys, rank, elements, TOP) for rank in some)
+        for keys, some in zip(sample, ranks, strict=True)
+    )
+    counted = yield ValueBrackets(tuple(values), brackets)
+    found = []
+    for value, some, guesses, bracketed in zip(values, ranks, brackets, counted, strict=True):
+        exact = map(key_at, some, guesses, bracketed)
+        keys = tuple(key for key in exact if key is not None)
+        if len(keys) < len(some):
+            (slowly,) = yield from ranked((value,), (some,))
+            keys = tuple(map(slowly.key, some))
+        found.append(keys)
+    return found
+
+
+def largest_nonzero(
+    value: Spread, share: float, elements: int
+) -> Generator[Statistic, Any, int | None]:
+    """The key of the k-th largest of values that are 0 or more, k = ⌊share · those above 0⌋; None
+    where k is 0."""
+    (sample,) = yield Sample(ValueKeys((value,)))
+    zeros = np.count_nonzero(sample == ZERO)
+    if whole(elements):
+        count = int(share * (elements - zeros))
+        return select(sample, (elements - count,))[0] if count else None
+    count = int(share * (elements - zeros * elements // len(sample)))
+    nearly = guess(sample, min(elements - count, elements - 1), elements, TOP)
+    brackets = Bracket(ZERO, ZERO, 0), nearly
+    ((at_zero, bracketed),) = yield ValueBrackets((value,), (brackets,))
+    count = int(share * (elements - at_zero.low))
+    if count == 0:
+        return None
+    key = key_at(elements - count, nearly, bracketed)
+    if key is None:
+        (slowly,) = yield from ranked((value,), ((elements - count,),))
+        key = slowly.key(elements - count)
+    return key
+
+
 def ranked(
     values: Sequence[Value], ranks: Sequence[Sequence[int]]
 ) -> Generator[Statistic, Any, list[Ranks]]:
-    """Look up ascending, 0-based ranks, those of each value."""
+    """Count out ascending, 0-based ranks, those of each value."""
     high = yield ValueHighCounts(tuple(values))
     return (yield from refined(values, high, ranks))
 
 
 def refined(
     values: Sequence[Value],
-    high: Sequence[tuple[Counts, int, Sums | None]],
+    high: Sequence[Counts],
     ranks: Sequence[Sequence[int]],
 ) -> Generator[Statistic, Any, list[Ranks]]:
     """The same, where it is known what `ValueHighCounts` finds."""
-    found = [Ranks(*counted) for counted in high]
+    found = [Ranks(counts) for counts in high]
     buckets = tuple(one.buckets(wanted) for one, wanted in zip(found, ranks, strict=True))
     low = yield ValueLowCounts(tuple(values), buckets)
     for one, counts in zip(found, low, strict=True):

@@ -83,7 +83,7 @@ def pcb_merging(operands: Operands, *, density: Density, lambda_: Lambda) -> Ste
     ranks are those of the tensor, where the paper looks at the whole model. β is computed in
     float64, with exp and tanh that give the same bits on every processor.
     """
-    from mergebuild.kernels.ranks import ranked, value
+    from mergebuild.kernels.ranks import keys_at, value
 
     if operands.deltas == 0:
         return Identity()
@@ -91,9 +91,6 @@ def pcb_merging(operands: Operands, *, density: Density, lambda_: Lambda) -> Ste
     extremes = yield Extremes()
     values = tuple(Balance(i, low, high) for i, (low, high) in enumerate(extremes))
     ranks = [(n - max(1, int(rho * n)), n - 1) for rho in density]
-    found = yield from ranked(values, ranks)
-    bounds = tuple(
-        (value(one.key(least)), value(one.key(most)))
-        for one, (least, most) in zip(found, ranks, strict=True)
-    )
+    keys = yield from keys_at(values, ranks, n)
+    bounds = tuple((value(least), value(most)) for least, most in keys)
     return Balanced(values, bounds, lambda_)

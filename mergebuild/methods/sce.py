@@ -7,7 +7,7 @@ from collections.abc import Generator, Sequence
 from typing import Annotated
 
 from mergebuild.kernels.operations import Gram, Identity, Report, Steps
-from mergebuild.kernels.places import Spread, ValueHighCounts, ValueLowCounts, Votes
+from mergebuild.kernels.places import SelectedSquares, Spread, Votes
 from mergebuild.methods.declaration import Arguments, Operands, Paper
 from mergebuild.methods.declare import method, shared
 
@@ -39,6 +39,7 @@ def _idle(operands: Operands, arguments: Arguments) -> frozenset[str]:
     base="required",
     inputs=(0, None),
     missing="subset",
+    version=2,
     papers=(Paper("FuseChat: knowledge fusion of chat models", "Wan et al.", "2408.07990"),),
     inert=("int8_mask",),
     idle=_idle,
@@ -82,16 +83,12 @@ def sce(
         weights = yield from shares([row[i] for i, row in enumerate(gram)], n, floor)
         return Votes(weights, DIVISOR)
 
-    from mergebuild.kernels.ranks import Ranks, value
+    from mergebuild.kernels.ranks import largest_nonzero, value
 
-    (high,) = yield ValueHighCounts((Spread(),), squares=True)
-    found = Ranks(*high)
-    count = int(select_topk * found.nonzero)
-    if count == 0:
+    key = yield from largest_nonzero(Spread(), select_topk, n)
+    if key is None:
         return Votes((0.0,) * operands.deltas, DIVISOR, math.inf)
-    rank = n - count
-    (low,) = yield ValueLowCounts((Spread(),), (found.buckets([rank]),), squares=True)
-    found.refine(low)
-    key = found.key(rank)
-    weights = yield from shares(found.squares_from(key), n, floor)
-    return Votes(weights, DIVISOR, value(key))
+    least = value(key)
+    squares = yield SelectedSquares(least)
+    weights = yield from shares(squares, n, floor)
+    return Votes(weights, DIVISOR, least)

@@ -5,8 +5,8 @@ Importing this package imports numba.
 
     jit                         how loops are compiled and where the code is kept
     functions                   exp, tanh and ln, one number at a time
-    numbers, masks, buckets, sorting, ranks, sums, magnitudes, counts, brackets, balances,
-    divergences, values, value_counts, place_counts
+    numbers, masks, buckets, sorting, ranks, sums, magnitudes, counts, brackets, balances, values,
+    divergences, value_counts, value_brackets, place_counts
                                 the loops of statistics, and
     loops, weighing, place_loops
                                 those of maps

@@ -13,10 +13,14 @@ from mergebuild.kernels.brackets import (
     Bracketed,
     MagnitudeBrackets,
     MagnitudeKeys,
+    ValueBrackets,
+    ValueKeys,
 )
 from mergebuild.kernels.interface import Gathering
 from mergebuild.kernels.numba.brackets import bracket_magnitudes, magnitudes
 from mergebuild.kernels.numba.numbers import TILE
+from mergebuild.kernels.numba.sources import sources
+from mergebuild.kernels.numba.value_brackets import bracket_values, value_keys
 from mergebuild.kernels.operations import Statistic
 from mergebuild.kernels.selection import Keys
 
@@ -31,6 +35,10 @@ def gather_keys(statistic: Statistic, bench: NumbaBench) -> Gathering | None:
             return GatherMagnitudeKeys(statistic, bench)
         case MagnitudeBrackets():
             return GatherMagnitudeBrackets(statistic, bench)
+        case ValueKeys():
+            return GatherValueKeys(statistic, bench)
+        case ValueBrackets():
+            return GatherValueBrackets(statistic, bench)
     return None
 
 
@@ -118,3 +126,64 @@ class GatherMagnitudeBrackets:
             [next(found) for _ in range(end - first)]
             for first, end in zip([0, *ends], ends, strict=False)
         ]
+
+
+class GatherValueKeys:
+    def __init__(self, statistic: ValueKeys, bench: NumbaBench) -> None:
+        self._values, self._bench = statistic.values, bench
+        self._found: list[list[Keys]] = [[] for _ in statistic.values]
+
+    def add(self) -> None:
+        bench = self._bench
+        for found, source in zip(self._found, sources(self._values, bench), strict=True):
+            keys = np.empty(bench.count, np.uint32)
+            value_keys(
+                source.kind,
+                bench.raw,
+                bench.codes,
+                source.numbers,
+                source.place,
+                bench.count,
+                bench.floats(len(bench.codes)),
+                bench.scratch("wide", np.float64, 2, TILE),
+                bench.scratch("values", np.float32, TILE),
+                keys,
+            )
+            found.append(keys)
+
+    def value(self) -> list[Keys]:
+        return [np.concatenate(found) for found in self._found]
+
+
+class GatherValueBrackets:
+    def __init__(self, statistic: ValueBrackets, bench: NumbaBench) -> None:
+        self._values, self._bench = statistic.values, bench
+        self._found = [Brackets(some) for some in statistic.brackets]
+
+    def add(self) -> None:
+        bench = self._bench
+        for found, source in zip(self._found, sources(self._values, bench), strict=True):
+            bracket_values(
+                source.kind,
+                bench.raw,
+                bench.codes,
+                source.numbers,
+                source.place,
+                found.bounds,
+                found.rooms,
+                bench.count,
+                bench.floats(len(bench.codes)),
+                bench.scratch("wide", np.float64, 2, TILE),
+                bench.scratch("values", np.float32, TILE),
+                bench.scratch("keys", np.uint32, TILE),
+                bench.scratch("flags", np.uint8, TILE),
+                found.counts,
+                found.between,
+            )
+
+    def merge(self, after: GatherValueBrackets) -> None:
+        for found, more in zip(self._found, after._found, strict=True):
+            found.merge(more)
+
+    def value(self) -> list[list[Bracketed]]:
+        return [found.value() for found in self._found]

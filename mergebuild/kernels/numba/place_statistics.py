@@ -13,17 +13,14 @@ from mergebuild.kernels.numba.divergences import divergences
 from mergebuild.kernels.numba.numbers import TILE, rounded
 from mergebuild.kernels.numba.place_counts import extremes, overlaps
 from mergebuild.kernels.numba.sources import Source, important, sources
-from mergebuild.kernels.numba.value_counts import (
-    GROUPS,
-    SIZE,
-    count_values_high,
-    count_values_low,
-)
-from mergebuild.kernels.operations import Statistic, row_length
+from mergebuild.kernels.numba.value_brackets import selected_squares
+from mergebuild.kernels.numba.value_counts import SIZE, count_values_high, count_values_low
+from mergebuild.kernels.operations import BLOCK, Statistic, row_length
 from mergebuild.kernels.places import (
     Extremes,
     ImportanceHighCounts,
     OverlapCounts,
+    SelectedSquares,
     ValueHighCounts,
     ValueLowCounts,
 )
@@ -31,7 +28,7 @@ from mergebuild.kernels.places import (
 if TYPE_CHECKING:
     from mergebuild.kernels.numba.bench import NumbaBench
 
-Squares: TypeAlias = NDArray[np.float64] | None
+Counts: TypeAlias = NDArray[np.int64]
 
 
 def gather_places(statistic: Statistic, bench: NumbaBench) -> Gathering | None:
@@ -43,6 +40,8 @@ def gather_places(statistic: Statistic, bench: NumbaBench) -> Gathering | None:
             return GatherValueLowCounts(statistic, bench)
         case ImportanceHighCounts():
             return GatherImportanceHighCounts(bench)
+        case SelectedSquares():
+            return GatherSelectedSquares(statistic, bench)
         case Extremes():
             return GatherExtremes(bench)
         case OverlapCounts():
@@ -53,50 +52,37 @@ def gather_places(statistic: Statistic, bench: NumbaBench) -> Gathering | None:
 class High:
     """One value's counts by high half keys."""
 
-    def __init__(self, bench: NumbaBench, squares: bool) -> None:
-        deltas = len(bench.codes) - 1 if squares else 0
-        self._bench, self._wanted = bench, squares
+    def __init__(self, bench: NumbaBench) -> None:
+        self._bench = bench
         self._counts = np.zeros((2, SIZE), np.int64)
-        self._zeros = 0
-        self._touched = np.zeros(GROUPS, np.uint8)
-        self._block = np.zeros((deltas, SIZE))
-        self._sums = np.zeros((deltas, SIZE))
 
     def add(self, source: Source) -> None:
         bench = self._bench
-        self._zeros += count_values_high(
+        count_values_high(
             source.kind,
             bench.raw,
             bench.codes,
             source.numbers,
             source.place,
             bench.count,
-            self._wanted,
             bench.floats(len(bench.codes)),
             bench.scratch("wide", np.float64, 2, TILE),
             bench.scratch("values", np.float32, TILE),
             bench.scratch("keys", np.uint32, TILE),
             self._counts,
-            self._touched,
-            self._block,
-            self._sums,
         )
 
-    def value(self) -> tuple[NDArray[np.int64], int, Squares]:
-        return self._counts.sum(axis=0), self._zeros, self._sums if self._wanted else None
+    def value(self) -> Counts:
+        return np.asarray(self._counts.sum(axis=0))
 
 
 class Low:
     """One value's counts by low half keys, inside buckets."""
 
-    def __init__(self, bench: NumbaBench, buckets: Sequence[int], squares: bool) -> None:
-        shape = (len(buckets), len(bench.codes) - 1 if squares else 0, SIZE)
-        self._bench, self._wanted = bench, squares
+    def __init__(self, bench: NumbaBench, buckets: Sequence[int]) -> None:
+        self._bench = bench
         self._buckets = np.array(buckets, np.int64)
         self._counts = np.zeros((len(buckets), SIZE), np.int64)
-        self._touched = np.zeros((len(buckets), GROUPS), np.uint8)
-        self._block = np.zeros(shape)
-        self._sums = np.zeros(shape)
 
     def add(self, source: Source) -> None:
         bench = self._bench
@@ -108,48 +94,43 @@ class Low:
             source.place,
             bench.count,
             self._buckets,
-            self._wanted,
             bench.floats(len(bench.codes)),
             bench.scratch("wide", np.float64, 2, TILE),
             bench.scratch("values", np.float32, TILE),
             bench.scratch("keys", np.uint32, TILE),
             bench.scratch("places", np.int64, TILE),
             self._counts,
-            self._touched,
-            self._block,
-            self._sums,
         )
 
-    def value(self) -> dict[int, tuple[NDArray[np.int64], Squares]]:
-        found = zip(self._buckets.tolist(), self._counts, self._sums, strict=True)
-        return {bucket: (counts, sums if self._wanted else None) for bucket, counts, sums in found}
+    def value(self) -> dict[int, Counts]:
+        return dict(zip(self._buckets.tolist(), self._counts, strict=True))
 
 
 class GatherValueHighCounts:
     def __init__(self, statistic: ValueHighCounts, bench: NumbaBench) -> None:
         self._statistic, self._bench = statistic, bench
-        self._found = [High(bench, statistic.squares) for _ in statistic.values]
+        self._found = [High(bench) for _ in statistic.values]
 
     def add(self) -> None:
         made = sources(self._statistic.values, self._bench)
         for found, source in zip(self._found, made, strict=True):
             found.add(source)
 
-    def value(self) -> list[tuple[NDArray[np.int64], int, Squares]]:
+    def value(self) -> list[Counts]:
         return [one.value() for one in self._found]
 
 
 class GatherValueLowCounts:
     def __init__(self, statistic: ValueLowCounts, bench: NumbaBench) -> None:
         self._statistic, self._bench = statistic, bench
-        self._found = [Low(bench, buckets, statistic.squares) for buckets in statistic.buckets]
+        self._found = [Low(bench, buckets) for buckets in statistic.buckets]
 
     def add(self) -> None:
         made = sources(self._statistic.values, self._bench)
         for found, source in zip(self._found, made, strict=True):
             found.add(source)
 
-    def value(self) -> list[dict[int, tuple[NDArray[np.int64], Squares]]]:
+    def value(self) -> list[dict[int, Counts]]:
         return [one.value() for one in self._found]
 
 
@@ -157,7 +138,7 @@ class GatherImportanceHighCounts:
     def __init__(self, bench: NumbaBench) -> None:
         self._bench = bench
         self._found: list[NDArray[np.float64]] = []
-        self._counts = High(bench, squares=False)
+        self._counts = High(bench)
 
     def add(self) -> None:
         bench = self._bench
@@ -168,8 +149,38 @@ class GatherImportanceHighCounts:
         self._found.append(kappa)
         self._counts.add(important(kappa, bench))
 
-    def value(self) -> tuple[NDArray[np.float64], tuple[NDArray[np.int64], int, Squares]]:
+    def value(self) -> tuple[NDArray[np.float64], Counts]:
         return np.concatenate(self._found), self._counts.value()
+
+
+class GatherSelectedSquares:
+    def __init__(self, statistic: SelectedSquares, bench: NumbaBench) -> None:
+        self._least, self._bench = rounded(statistic.least)[()], bench
+        self._sums: list[NDArray[np.float64]] = []
+
+    def add(self) -> None:
+        bench, deltas = self._bench, len(self._bench.codes) - 1
+        for start in range(0, bench.count, BLOCK):
+            sums = np.empty(deltas)
+            selected_squares(
+                bench.raw,
+                bench.codes,
+                self._least,
+                start,
+                min(BLOCK, bench.count - start),
+                bench.floats(2 + deltas),
+                bench.scratch("wide", np.float64, 2, TILE),
+                bench.scratch("squares", np.float64, deltas, BLOCK),
+                sums,
+            )
+            self._sums.append(sums)
+
+    def merge(self, after: GatherSelectedSquares) -> None:
+        self._sums += after._sums
+
+    def value(self) -> tuple[float, ...]:
+        with np.errstate(all="ignore"):  # what is not finite is reported elsewhere
+            return tuple(np.add.accumulate(self._sums)[-1].tolist())
 
 
 class GatherExtremes:

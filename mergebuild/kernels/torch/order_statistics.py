@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -11,46 +13,56 @@ from mergebuild.kernels.brackets import (
     Bracketed,
     MagnitudeBrackets,
     MagnitudeKeys,
+    ValueBrackets,
+    ValueKeys,
 )
 from mergebuild.kernels.interface import Gathering
 from mergebuild.kernels.selection import Keys
 from mergebuild.kernels.torch.bench import TorchBench
 from mergebuild.kernels.torch.statistics import gather
+from mergebuild.kernels.torch.values import derived, keys_of
 
 
 @gather.register
 def _(statistic: MagnitudeKeys, bench: TorchBench) -> Gathering:
-    return GatherMagnitudeKeys(statistic, bench)
+    return GatherKeys(statistic, bench)
 
 
 @gather.register
 def _(statistic: MagnitudeBrackets, bench: TorchBench) -> Gathering:
-    return GatherMagnitudeBrackets(statistic, bench)
+    return GatherBrackets(statistic, bench)
 
 
-class GatherMagnitudeKeys:
-    def __init__(self, statistic: MagnitudeKeys, bench: TorchBench) -> None:
+@gather.register
+def _(statistic: ValueKeys, bench: TorchBench) -> Gathering:
+    return GatherKeys(statistic, bench)
+
+
+@gather.register
+def _(statistic: ValueBrackets, bench: TorchBench) -> Gathering:
+    return GatherBrackets(statistic, bench)
+
+
+class GatherKeys:
+    def __init__(self, statistic: MagnitudeKeys | ValueKeys, bench: TorchBench) -> None:
         self._statistic, self._bench = statistic, bench
-        self._found: list[list[Tensor]] = [[] for _ in statistic.deltas]
+        self._found: list[list[Tensor]] = []
 
     def add(self) -> None:
-        deltas = self._bench.vectors("deltas")
-        for found, delta in zip(self._found, self._statistic.deltas, strict=True):
-            found.append(magnitudes(deltas[delta]).cpu())
+        self._found.append([keys.cpu() for keys in ordering(self._statistic, self._bench)])
 
     def value(self) -> list[Keys]:
-        return [as_keys(found) for found in self._found]
+        return [as_keys(found) for found in zip(*self._found, strict=True)]
 
 
-class GatherMagnitudeBrackets:
-    def __init__(self, statistic: MagnitudeBrackets, bench: TorchBench) -> None:
+class GatherBrackets:
+    def __init__(self, statistic: MagnitudeBrackets | ValueBrackets, bench: TorchBench) -> None:
         self._statistic, self._bench = statistic, bench
         self._found = [[Found(one, bench) for one in some] for some in statistic.brackets]
 
     def add(self) -> None:
-        deltas = self._bench.vectors("deltas")
-        for some, delta in zip(self._found, self._statistic.deltas, strict=True):
-            keys = magnitudes(deltas[delta])
+        asked = zip(self._found, ordering(self._statistic, self._bench), strict=True)
+        for some, keys in asked:
             for one in some:
                 one.add(keys)
 
@@ -83,10 +95,17 @@ class Found:
         return Bracketed(below, low, high, between)
 
 
-def magnitudes(values: Tensor) -> Tensor:
-    """The 31 bits of |x|, int32."""
-    return values.view(torch.int32) & 0x7FFFFFFF
+def ordering(
+    statistic: MagnitudeKeys | MagnitudeBrackets | ValueKeys | ValueBrackets, bench: TorchBench
+) -> Iterator[Tensor]:
+    """The keys of what is on the bench, one after the other: int32 of 31 bits, or int64."""
+    if isinstance(statistic, ValueKeys | ValueBrackets):
+        for value in statistic.values:
+            yield keys_of(derived(value, bench))
+    else:
+        for delta in statistic.deltas:
+            yield bench.vectors("deltas")[delta].view(torch.int32) & 0x7FFFFFFF
 
 
-def as_keys(found: list[Tensor]) -> Keys:
-    return np.asarray(torch.cat(found).numpy()).astype(np.uint32)
+def as_keys(found: Sequence[Tensor]) -> Keys:
+    return np.asarray(torch.cat(list(found)).numpy()).astype(np.uint32)

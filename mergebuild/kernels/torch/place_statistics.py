@@ -17,19 +17,19 @@ from mergebuild.kernels.places import (
     Extremes,
     ImportanceHighCounts,
     OverlapCounts,
+    SelectedSquares,
     ValueHighCounts,
     ValueLowCounts,
 )
 from mergebuild.kernels.torch.bench import TorchBench
 from mergebuild.kernels.torch.functions import exp, log_quotient
 from mergebuild.kernels.torch.statistics import gather, parts
-from mergebuild.kernels.torch.sums import fold
-from mergebuild.kernels.torch.values import derived, importance, keys_of
+from mergebuild.kernels.torch.sums import block_sums, fold, in_order
+from mergebuild.kernels.torch.values import derived, importance, keys_of, spread
 
 SIZE = 2**16
 
-Counted: TypeAlias = tuple[NDArray[np.int64], NDArray[np.float64] | None]
-HighCounted: TypeAlias = tuple[NDArray[np.int64], int, NDArray[np.float64] | None]
+Counts: TypeAlias = NDArray[np.int64]
 
 
 @gather.register
@@ -48,6 +48,11 @@ def _(statistic: ImportanceHighCounts, bench: TorchBench) -> Gathering:
 
 
 @gather.register
+def _(statistic: SelectedSquares, bench: TorchBench) -> Gathering:
+    return GatherSelectedSquares(statistic, bench)
+
+
+@gather.register
 def _(statistic: Extremes, bench: TorchBench) -> Gathering:
     return GatherExtremes(bench)
 
@@ -58,73 +63,46 @@ def _(statistic: OverlapCounts, bench: TorchBench) -> Gathering:
 
 
 class Histogram:
-    """Counts by the 16 bits of a half key and, if wanted, the sums of squares that go with them."""
+    """Counts by the 16 bits of a half key."""
 
-    def __init__(self, bench: TorchBench, squares: bool) -> None:
-        self.counts = torch.zeros(SIZE, dtype=torch.int64, device=bench.device)
-        self._zeros = torch.zeros((), dtype=torch.int64, device=bench.device)
-        self._bench = bench
-        self._squares: Tensor | None = None
-        self._wanted = squares
+    def __init__(self, bench: TorchBench) -> None:
+        self._counts = torch.zeros(SIZE, dtype=torch.int64, device=bench.device)
 
-    def add_high(self, values: Tensor) -> None:
-        """Take in the high halves of the keys of all places, and count zeros."""
-        self.add(keys_of(values) >> 16)
-        self._zeros += len(values) - torch.count_nonzero(values)
+    def add(self, keys: Tensor) -> None:
+        """Take in half keys."""
+        self._counts += torch.bincount(keys, minlength=SIZE)
 
-    def add(self, keys: Tensor, inside: Tensor | None = None) -> None:
-        """Take in half keys of the places on the bench, or of those `inside`."""
-        chosen = keys if inside is None else keys[inside]
-        self.counts += torch.bincount(chosen, minlength=SIZE)
-        if not self._wanted:
-            return
-        deltas = [delta.cpu() for delta in self._bench.vectors("deltas")]
-        keys, inside = keys.cpu(), None if inside is None else inside.cpu()
-        if self._squares is None:
-            self._squares = torch.zeros(len(deltas), SIZE, dtype=torch.float64)
-        for block in parts(self._bench.count):  # one sum per block and key, in order
-            which = slice(None) if inside is None else inside[block]
-            for sums, delta in zip(self._squares, deltas, strict=True):
-                square = delta[block][which].double().square_()
-                sums += torch.bincount(keys[block][which], square, minlength=SIZE)
-
-    def value(self) -> Counted:
-        squares = None if self._squares is None else np.asarray(self._squares.numpy())
-        return np.asarray(self.counts.cpu().numpy()), squares
-
-    def high(self) -> HighCounted:
-        counts, squares = self.value()
-        return counts, int(self._zeros.cpu()), squares
+    def value(self) -> Counts:
+        return np.asarray(self._counts.cpu().numpy())
 
 
 class GatherValueHighCounts:
     def __init__(self, statistic: ValueHighCounts, bench: TorchBench) -> None:
         self._statistic, self._bench = statistic, bench
-        self._found = [Histogram(bench, statistic.squares) for _ in statistic.values]
+        self._found = [Histogram(bench) for _ in statistic.values]
 
     def add(self) -> None:
         for found, kind in zip(self._found, self._statistic.values, strict=True):
-            found.add_high(derived(kind, self._bench))
+            found.add(keys_of(derived(kind, self._bench)) >> 16)
 
-    def value(self) -> list[HighCounted]:
-        return [one.high() for one in self._found]
+    def value(self) -> list[Counts]:
+        return [one.value() for one in self._found]
 
 
 class GatherValueLowCounts:
     def __init__(self, statistic: ValueLowCounts, bench: TorchBench) -> None:
         self._statistic, self._bench = statistic, bench
         self._found = [
-            {bucket: Histogram(bench, statistic.squares) for bucket in buckets}
-            for buckets in statistic.buckets
+            {bucket: Histogram(bench) for bucket in buckets} for buckets in statistic.buckets
         ]
 
     def add(self) -> None:
         for found, kind in zip(self._found, self._statistic.values, strict=True):
             keys = keys_of(derived(kind, self._bench))
             for bucket, inside in found.items():
-                inside.add(keys & 0xFFFF, keys >> 16 == bucket)
+                inside.add(keys[keys >> 16 == bucket] & 0xFFFF)
 
-    def value(self) -> list[dict[int, Counted]]:
+    def value(self) -> list[dict[int, Counts]]:
         return [{bucket: one.value() for bucket, one in found.items()} for found in self._found]
 
 
@@ -132,7 +110,7 @@ class GatherImportanceHighCounts:
     def __init__(self, bench: TorchBench) -> None:
         self._bench = bench
         self._found: list[Tensor] = []
-        self._counts = Histogram(bench, squares=False)
+        self._counts = Histogram(bench)
 
     def add(self) -> None:
         bench = self._bench
@@ -141,10 +119,10 @@ class GatherImportanceHighCounts:
         some = parts(len(b), max(1, bench.tile // length))
         kappa = torch.cat([divergences(x[part].double(), b[part].double()) for part in some])
         self._found.append(kappa)
-        self._counts.add_high(importance(kappa, bench))
+        self._counts.add(keys_of(importance(kappa, bench)) >> 16)
 
-    def value(self) -> tuple[NDArray[np.float64], HighCounted]:
-        return np.asarray(torch.cat(self._found).cpu().numpy()), self._counts.high()
+    def value(self) -> tuple[NDArray[np.float64], Counts]:
+        return np.asarray(torch.cat(self._found).cpu().numpy()), self._counts.value()
 
 
 def divergences(x: Tensor, b: Tensor) -> Tensor:
@@ -160,6 +138,21 @@ def softmax(rows: Tensor) -> Tensor:
     grown = exp(rows - top.masked_fill_(near, 0.0))
     total = fold(grown.clone().t()).unsqueeze(1)
     return grown.mul_(torch.ones_like(total).div_(total)).add_(FLOOR)
+
+
+class GatherSelectedSquares:
+    def __init__(self, statistic: SelectedSquares, bench: TorchBench) -> None:
+        self._least, self._bench = statistic.least, bench
+        self._sums: list[Tensor] = []
+
+    def add(self) -> None:
+        deltas = self._bench.vectors("deltas")
+        mask = spread(deltas).ge_(self._least)
+        squares = [block_sums((delta * mask).double().square_()) for delta in deltas]
+        self._sums.append(torch.stack(squares))
+
+    def value(self) -> tuple[float, ...]:
+        return tuple(in_order(torch.cat(self._sums, 1)).tolist())
 
 
 class GatherExtremes:
