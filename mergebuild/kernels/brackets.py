@@ -10,10 +10,12 @@ it was not.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mergebuild.kernels.operations import Shape, Statistic
-from mergebuild.kernels.places import Balance, Spread
+
+if TYPE_CHECKING:
+    from mergebuild.kernels.places import Balance, Spread
 
 
 @dataclass(frozen=True, slots=True)
