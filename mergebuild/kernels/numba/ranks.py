@@ -20,7 +20,9 @@ from mergebuild.kernels.numba.numbers import TILE, load_delta
 from mergebuild.kernels.numba.sorting import insert, order_by_bucket, sort
 
 _SHORT: Final = 32
-_OPEN: Final = 32
+_OPEN: Final = 32  # as many are ranked one by one: what sorting the row would take
+_EQUAL: Final = 96
+_LONG: Final = 2**16  # halves of shorter rows are counted in 16 bits
 _SIZE = np.uint32(0x7FFFFFFF)
 _ONE, _NONE = np.uint32(1), np.uint32(0)
 _ZERO = np.float32(0.0)
@@ -170,7 +172,7 @@ def _decide(
     for i in range(several):
         j = left[i]
         kept[j] = words[j] < limits[_rank(keys, np.int64(j))]
-    if equal <= 2 * _OPEN:
+    if equal <= _EQUAL and len(keys) < _LONG:
         for i in range(equal):
             j = places[i]
             rank = starts[buckets[j]] + _equal(buckets, np.int64(j), tables[0])
@@ -202,6 +204,7 @@ def _equal(buckets: Any, at: Any, low: Any) -> Any:
     bucket, half = buckets[at], len(buckets) // 2
     found = low[bucket] if at >= half else _NONE
     before = buckets[half:at] if at >= half else buckets[:at]
+    short = np.uint16(0)
     for j in range(len(before)):
-        found = np.uint32(found + (_ONE if before[j] == bucket else _NONE))
-    return found
+        short = np.uint16(short + np.uint16(before[j] == bucket))
+    return np.uint32(found + np.uint32(short))

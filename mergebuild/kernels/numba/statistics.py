@@ -98,11 +98,9 @@ class GatherGram:
 
     def _full(self, start: int) -> NDArray[np.float64]:
         bench, sums = self._bench, np.empty(self._pairs)
-        doubles = bench.scratch("tiles", np.float64, self._vectors, TILE)
+        floats = bench.floats(1 + self._vectors)
         lanes = bench.scratch("lanes", np.float64, self._pairs, LANES)
-        gram_block(
-            bench.raw, bench.codes, self._deltas, start, bench.floats(2), doubles, lanes, sums
-        )
+        gram_block(bench.raw, bench.codes, self._deltas, start, floats, lanes, sums)
         return sums
 
     def _short(self, start: int, count: int) -> NDArray[np.float64]:

@@ -36,12 +36,21 @@ def fold(values: Any, length: int, width: int) -> None:
 def _lanes(u: Any, v: Any, into: Any) -> None:
     """Σ u·v over the 8 runs of a tile."""
     w = _WIDTH
+    u0, u1, u2, u3 = u[:w], u[w : 2 * w], u[2 * w : 3 * w], u[3 * w : 4 * w]
+    u4, u5, u6, u7 = u[4 * w : 5 * w], u[5 * w : 6 * w], u[6 * w : 7 * w], u[7 * w : 8 * w]
+    v0, v1, v2, v3 = v[:w], v[w : 2 * w], v[2 * w : 3 * w], v[3 * w : 4 * w]
+    v4, v5, v6, v7 = v[4 * w : 5 * w], v[5 * w : 6 * w], v[6 * w : 7 * w], v[7 * w : 8 * w]
     for j in range(w):
-        a = u[j] * v[j] + u[j + 4 * w] * v[j + 4 * w]
-        b = u[j + 2 * w] * v[j + 2 * w] + u[j + 6 * w] * v[j + 6 * w]
-        c = u[j + w] * v[j + w] + u[j + 5 * w] * v[j + 5 * w]
-        d = u[j + 3 * w] * v[j + 3 * w] + u[j + 7 * w] * v[j + 7 * w]
+        a = _product(u0[j], v0[j]) + _product(u4[j], v4[j])
+        b = _product(u2[j], v2[j]) + _product(u6[j], v6[j])
+        c = _product(u1[j], v1[j]) + _product(u5[j], v5[j])
+        d = _product(u3[j], v3[j]) + _product(u7[j], v7[j])
         into[j] = (a + b) + (c + d)
+
+
+@jit
+def _product(u: Any, v: Any) -> Any:
+    return np.float64(u) * np.float64(v)
 
 
 @jit
@@ -53,28 +62,25 @@ def _load_runs(raw: Any, code: int, start: int, into: Any) -> None:
 
 @jit
 def gram_block(
-    raw: Any, codes: Any, deltas: bool, start: int, floats: Any, doubles: Any, lanes: Any, sums: Any
+    raw: Any, codes: Any, deltas: bool, start: int, floats: Any, lanes: Any, sums: Any
 ) -> None:
     """Inner products of all pairs of vectors over a full block, into `sums`.
 
-    Scratch: float32 (2, TILE), float64 (vectors, TILE), float64 (pairs, LANES).
+    Scratch: float32 (1 + vectors, TILE), float64 (pairs, LANES).
     """
-    base, values = floats[0], floats[1]
+    base = floats[0]
     for lane in range(0, LANES, _WIDTH):
         if deltas:
             _load_runs(raw[0], codes[0], start + lane, base)
-        for i in range(len(doubles)):
-            operand = i + 1 if deltas else i
-            _load_runs(raw[operand], codes[operand], start + lane, values)
+        for i in range(1, len(floats)):
+            operand = i if deltas else i - 1
+            _load_runs(raw[operand], codes[operand], start + lane, floats[i])
             if deltas:
-                subtract(values, base, TILE)
-            wide = doubles[i]
-            for j in range(TILE):
-                wide[j] = np.float64(values[j])
+                subtract(floats[i], base, TILE)
         pair = 0
-        for i in range(len(doubles)):
-            for k in range(i, len(doubles)):
-                _lanes(doubles[i], doubles[k], lanes[pair, lane : lane + _WIDTH])
+        for i in range(1, len(floats)):
+            for k in range(i, len(floats)):
+                _lanes(floats[i], floats[k], lanes[pair, lane : lane + _WIDTH])
                 pair += 1
     for pair in range(len(lanes)):
         fold(lanes[pair], LANES, 1)
