@@ -32,7 +32,7 @@ def absolute_block(
     doubles: Any,
     sums: Any,
 ) -> None:
-    """Add Σ|d| of a block or row, before and after a mask, to `sums`.
+    """Put Σ|d| of a block or row, before and after a mask, into `sums`.
 
     Scratch: float32 (3, TILE), float64 (2, count).
     """
@@ -63,8 +63,8 @@ def absolute_block(
                 second[j] = size * np.float64(kept[j])
     fold(before, lanes, 1)
     fold(after, lanes, 1)
-    sums[0] += before[0]
-    sums[1] += after[0]
+    sums[0] = before[0]
+    sums[1] = after[0]
 
 
 @jit
@@ -113,7 +113,7 @@ def absolute_sums(
     doubles: Any,
     sums: Any,
 ) -> None:
-    """`absolute_block` of one block or row of `length` after the other."""
+    """`absolute_block` of one block or row of `length` after the other, into `sums` (blocks, 2)."""
     for start in range(0, count, length):
         part = min(length, count - start)
         absolute_block(
@@ -130,5 +130,5 @@ def absolute_sums(
             part,
             floats,
             doubles,
-            sums,
+            sums[start // length],
         )

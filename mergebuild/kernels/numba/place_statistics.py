@@ -72,6 +72,9 @@ class High:
             self._counts,
         )
 
+    def merge(self, after: High) -> None:
+        self._counts += after._counts
+
     def value(self) -> Counts:
         return np.asarray(self._counts.sum(axis=0))
 
@@ -102,6 +105,9 @@ class Low:
             self._counts,
         )
 
+    def merge(self, after: Low) -> None:
+        self._counts += after._counts
+
     def value(self) -> dict[int, Counts]:
         return dict(zip(self._buckets.tolist(), self._counts, strict=True))
 
@@ -116,6 +122,10 @@ class GatherValueHighCounts:
         for found, source in zip(self._found, made, strict=True):
             found.add(source)
 
+    def merge(self, after: GatherValueHighCounts) -> None:
+        for one, more in zip(self._found, after._found, strict=True):
+            one.merge(more)
+
     def value(self) -> list[Counts]:
         return [one.value() for one in self._found]
 
@@ -129,6 +139,10 @@ class GatherValueLowCounts:
         made = sources(self._statistic.values, self._bench)
         for found, source in zip(self._found, made, strict=True):
             found.add(source)
+
+    def merge(self, after: GatherValueLowCounts) -> None:
+        for one, more in zip(self._found, after._found, strict=True):
+            one.merge(more)
 
     def value(self) -> list[dict[int, Counts]]:
         return [one.value() for one in self._found]
@@ -148,6 +162,10 @@ class GatherImportanceHighCounts:
         divergences(bench.raw, bench.codes, length, bench.floats(1), rows[:2], rows[2], kappa)
         self._found.append(kappa)
         self._counts.add(important(kappa, bench))
+
+    def merge(self, after: GatherImportanceHighCounts) -> None:
+        self._found += after._found
+        self._counts.merge(after._counts)
 
     def value(self) -> tuple[NDArray[np.float64], Counts]:
         return np.concatenate(self._found), self._counts.value()
@@ -192,6 +210,10 @@ class GatherExtremes:
         bench = self._bench
         extremes(bench.raw, bench.codes, bench.count, bench.floats(2), self._found)
 
+    def merge(self, after: GatherExtremes) -> None:
+        self._found[:, 0] = np.minimum(self._found[:, 0], after._found[:, 0])
+        self._found[:, 1] = np.maximum(self._found[:, 1], after._found[:, 1])
+
     def value(self) -> list[tuple[float, float]]:
         found = self._found.view(np.float32)
         return [(high if high != high else low, high) for low, high in found.tolist()]
@@ -206,6 +228,9 @@ class GatherOverlapCounts:
         bench = self._bench
         floats = bench.floats(1 + len(bench.codes))
         overlaps(bench.raw, bench.codes, self._threshold, bench.count, floats, self._found)
+
+    def merge(self, after: GatherOverlapCounts) -> None:
+        self._found += after._found
 
     def value(self) -> list[tuple[int, int]]:
         return [(there - alone, alone) for there, alone in self._found.tolist()]

@@ -195,7 +195,7 @@ class GatherAbsoluteSums:
     def __init__(self, statistic: AbsoluteSums, bench: NumbaBench) -> None:
         self._statistic, self._bench = statistic, bench
         self._masks = arrays(statistic.masks)
-        self._sums = np.zeros((len(statistic.deltas), 2))
+        self._sums: list[NDArray[np.float64]] = []
 
     def add(self) -> None:
         bench, masks = self._bench, self._masks
@@ -203,6 +203,7 @@ class GatherAbsoluteSums:
         length = row_length(bench.shape) if ranked else BLOCK
         doubles = bench.scratch("magnitudes", np.float64, 2, min(length, bench.count))
         kept = given(self._statistic.masks, self._statistic.deltas, bench, again=True)
+        sums = np.empty((len(self._statistic.deltas), -(-bench.count // length), 2))
         for i, delta in enumerate(self._statistic.deltas):
             absolute_sums(
                 bench.raw,
@@ -218,8 +219,14 @@ class GatherAbsoluteSums:
                 bench.count,
                 bench.floats(3),
                 doubles,
-                self._sums[i],
+                sums[i],
             )
+        self._sums.append(sums)
+
+    def merge(self, after: GatherAbsoluteSums) -> None:
+        self._sums += after._sums
 
     def value(self) -> list[tuple[float, float]]:
-        return [(before, after) for before, after in self._sums.tolist()]
+        with np.errstate(all="ignore"):
+            whole = np.cumsum(np.concatenate(self._sums, axis=1), axis=1)[:, -1]
+        return [(before, after) for before, after in whole.tolist()]
