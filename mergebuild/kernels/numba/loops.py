@@ -8,7 +8,7 @@ import numpy as np
 
 from mergebuild.kernels.numba.jit import jit
 from mergebuild.kernels.numba.masks import ALL, AT_LEAST, BAND, GIVEN, fill_mask
-from mergebuild.kernels.numba.numbers import TILE, load, load_vector, store
+from mergebuild.kernels.numba.numbers import BFLOAT16, TILE, load, load_vector, store
 from mergebuild.kernels.numba.weighing import (
     BY_ELECTED,
     agree,
@@ -32,6 +32,17 @@ def _accumulate(values: Any, coefficient: Any, first: bool, count: int, total: A
     else:
         for j in range(count):
             total[j] = total[j] + values[j] * coefficient
+
+
+@jit
+def _accumulate_short(
+    raw: Any, start: int, coefficient: Any, first: bool, count: int, total: Any
+) -> None:
+    """The same of bfloat16, decoded on the way."""
+    shorts = raw.view(np.uint16)[start : start + count]
+    for j in range(count):
+        value = np.uint32(np.uint32(shorts[j]) << np.uint32(16)).view(np.float32) * coefficient
+        total[j] = value if first else total[j] + value
 
 
 @jit
@@ -72,8 +83,12 @@ def combine_rows(
             if deltas:
                 load(raw[0], codes[0], start + done, part, base)
             for i in range(coefficients.shape[1]):
-                load_vector(raw, codes, i, deltas, start + done, part, base, values)
-                _accumulate(values, coefficients[row, i], i == 0, part, total)
+                coefficient = coefficients[row, i]
+                if codes[i] == BFLOAT16 and not deltas:
+                    _accumulate_short(raw[i], start + done, coefficient, i == 0, part, total)
+                else:
+                    load_vector(raw, codes, i, deltas, start + done, part, base, values)
+                    _accumulate(values, coefficient, i == 0, part, total)
             if deltas:
                 _add(base, part, total)
             lost += store(total, part, output, code, start + done)
