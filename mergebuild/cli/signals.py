@@ -18,7 +18,8 @@ _SIGNALS: Final = (signal.SIGINT, signal.SIGTERM)
 @contextmanager
 def interruptible() -> Iterator[None]:
     """While open, the first SIGINT or SIGTERM raises KeyboardInterrupt and the second ends the
-    process; both exit with 130. A signal that is ignored stays ignored."""
+    process; both exit with 130. A signal that is ignored stays ignored, and so is the second one
+    where all has ended after the first: it must not turn 130 into something else."""
     seen = False
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -44,4 +45,4 @@ def interruptible() -> Iterator[None]:
                 2, b"interrupted: what was finished is kept, the same command goes on from it\n"
             )
         for number, handler in former.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if seen else handler)
