@@ -33,6 +33,9 @@ from mergebuild.methods.declaration import Operands
 
 SHAPE = (2048, 2048)
 STREAMS = ((0x56582268, 0x47B42919), (1, 2), (3, 4))
+_SPARSE: dict[str, Any] = {"weight": (0.5, 0.5), "density": (0.5, 0.5), "lambda_": 1.0}
+_RANDOM: dict[str, Any] = {**_SPARSE, "normalize": True, "seed": 0}
+_RANKED: dict[str, Any] = {**_RANDOM, "epsilon": (0.15, 0.15)}
 CASES: dict[str, tuple[str, int, dict[str, Any]]] = {
     "passthrough": ("passthrough", 1, {"scale": (0.5,)}),
     "linear": ("linear", 2, {"weight": (0.5, 0.5), "normalize": True}),
@@ -57,104 +60,22 @@ CASES: dict[str, tuple[str, int, dict[str, Any]]] = {
         3,
         {"weight": (0.5, 0.5), "normalize": False, "lambda_": 1.0},
     ),
-    "ties": (
-        "ties",
-        3,
-        {
-            "weight": (0.5, 0.5),
-            "density": (0.5, 0.5),
-            "normalize": True,
-            "rescale": False,
-            "lambda_": 1.0,
-        },
-    ),
+    "ties": ("ties", 3, {**_SPARSE, "normalize": True, "rescale": False}),
     "breadcrumbs": (
         "breadcrumbs",
         3,
-        {
-            "weight": (0.5, 0.5),
-            "density": (0.5, 0.5),
-            "gamma": (0.01, 0.01),
-            "normalize": False,
-            "rescale": False,
-            "lambda_": 1.0,
-        },
+        {**_SPARSE, "gamma": (0.01, 0.01), "normalize": False, "rescale": False},
     ),
     "dare_ties, no rescale": (
         "dare_ties",
         3,
-        {
-            "weight": (0.5, 0.5),
-            "density": (0.5, 0.5),
-            "normalize": False,
-            "rescale": False,
-            "lambda_": 1.0,
-            "seed": 0,
-        },
+        {**_RANDOM, "normalize": False, "rescale": False},
     ),
-    "dare_ties, inverse": (
-        "dare_ties",
-        3,
-        {
-            "weight": (0.5, 0.5),
-            "density": (0.5, 0.5),
-            "normalize": True,
-            "rescale": "inverse",
-            "lambda_": 1.0,
-            "seed": 0,
-        },
-    ),
-    "dare_ties, rescale": (
-        "dare_ties",
-        3,
-        {
-            "weight": (0.5, 0.5),
-            "density": (0.5, 0.5),
-            "normalize": True,
-            "rescale": True,
-            "lambda_": 1.0,
-            "seed": 0,
-        },
-    ),
-    "della, no rescale": (
-        "della",
-        3,
-        {
-            "weight": (0.5, 0.5),
-            "density": (0.5, 0.5),
-            "epsilon": (0.15, 0.15),
-            "normalize": True,
-            "rescale": False,
-            "lambda_": 1.0,
-            "seed": 0,
-        },
-    ),
-    "della, inverse": (
-        "della",
-        3,
-        {
-            "weight": (0.5, 0.5),
-            "density": (0.5, 0.5),
-            "epsilon": (0.15, 0.15),
-            "normalize": True,
-            "rescale": "inverse",
-            "lambda_": 1.0,
-            "seed": 0,
-        },
-    ),
-    "della, rescale": (
-        "della",
-        3,
-        {
-            "weight": (0.5, 0.5),
-            "density": (0.5, 0.5),
-            "epsilon": (0.15, 0.15),
-            "normalize": True,
-            "rescale": True,
-            "lambda_": 1.0,
-            "seed": 0,
-        },
-    ),
+    "dare_ties, inverse": ("dare_ties", 3, {**_RANDOM, "rescale": "inverse"}),
+    "dare_ties, rescale": ("dare_ties", 3, {**_RANDOM, "rescale": True}),
+    "della, no rescale": ("della", 3, {**_RANKED, "rescale": False}),
+    "della, inverse": ("della", 3, {**_RANKED, "rescale": "inverse"}),
+    "della, rescale": ("della", 3, {**_RANKED, "rescale": True}),
     "arcee_fusion": ("arcee_fusion", 2, {}),
     "sce": ("sce", 3, {"select_topk": 0.5, "floor": 1e-6}),
     "sce, all places": ("sce", 3, {"select_topk": 1.0, "floor": 1e-6}),

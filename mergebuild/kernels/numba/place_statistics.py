@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from mergebuild.kernels.places import (
     ImportanceHighCounts,
     OverlapCounts,
     SelectedSquares,
+    Value,
     ValueHighCounts,
     ValueLowCounts,
 )
@@ -34,10 +35,10 @@ Counts: TypeAlias = NDArray[np.int64]
 def gather_places(statistic: Statistic, bench: NumbaBench) -> Gathering | None:
     """Start gathering a statistic; None if there is no loop for it."""
     match statistic:
-        case ValueHighCounts():
-            return GatherValueHighCounts(statistic, bench)
-        case ValueLowCounts():
-            return GatherValueLowCounts(statistic, bench)
+        case ValueHighCounts(values):
+            return GatherValueCounts(values, [High(bench) for _ in values], bench)
+        case ValueLowCounts(values, buckets):
+            return GatherValueCounts(values, [Low(bench, some) for some in buckets], bench)
         case ImportanceHighCounts():
             return GatherImportanceHighCounts(bench)
         case SelectedSquares():
@@ -72,7 +73,7 @@ class High:
             self._counts,
         )
 
-    def merge(self, after: High) -> None:
+    def merge(self, after: Any) -> None:
         self._counts += after._counts
 
     def value(self) -> Counts:
@@ -105,46 +106,31 @@ class Low:
             self._counts,
         )
 
-    def merge(self, after: Low) -> None:
+    def merge(self, after: Any) -> None:
         self._counts += after._counts
 
     def value(self) -> dict[int, Counts]:
         return dict(zip(self._buckets.tolist(), self._counts, strict=True))
 
 
-class GatherValueHighCounts:
-    def __init__(self, statistic: ValueHighCounts, bench: NumbaBench) -> None:
-        self._statistic, self._bench = statistic, bench
-        self._found = [High(bench) for _ in statistic.values]
+class GatherValueCounts:
+    """Counts of several values, in a counter each."""
+
+    def __init__(
+        self, values: Sequence[Value], found: Sequence[High | Low], bench: NumbaBench
+    ) -> None:
+        self._values, self._found, self._bench = values, found, bench
 
     def add(self) -> None:
-        made = sources(self._statistic.values, self._bench)
+        made = sources(self._values, self._bench)
         for found, source in zip(self._found, made, strict=True):
             found.add(source)
 
-    def merge(self, after: GatherValueHighCounts) -> None:
+    def merge(self, after: GatherValueCounts) -> None:
         for one, more in zip(self._found, after._found, strict=True):
             one.merge(more)
 
-    def value(self) -> list[Counts]:
-        return [one.value() for one in self._found]
-
-
-class GatherValueLowCounts:
-    def __init__(self, statistic: ValueLowCounts, bench: NumbaBench) -> None:
-        self._statistic, self._bench = statistic, bench
-        self._found = [Low(bench, buckets) for buckets in statistic.buckets]
-
-    def add(self) -> None:
-        made = sources(self._statistic.values, self._bench)
-        for found, source in zip(self._found, made, strict=True):
-            found.add(source)
-
-    def merge(self, after: GatherValueLowCounts) -> None:
-        for one, more in zip(self._found, after._found, strict=True):
-            one.merge(more)
-
-    def value(self) -> list[dict[int, Counts]]:
+    def value(self) -> list[Counts | dict[int, Counts]]:
         return [one.value() for one in self._found]
 
 
