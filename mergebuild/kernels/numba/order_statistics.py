@@ -19,7 +19,7 @@ from mergebuild.kernels.brackets import (
 from mergebuild.kernels.interface import Gathering
 from mergebuild.kernels.numba.brackets import bracket_magnitudes, magnitudes
 from mergebuild.kernels.numba.numbers import TILE
-from mergebuild.kernels.numba.sources import sources
+from mergebuild.kernels.numba.sources import leading, sources
 from mergebuild.kernels.numba.value_brackets import bracket_values, value_keys
 from mergebuild.kernels.operations import Statistic
 from mergebuild.kernels.selection import Keys
@@ -137,18 +137,7 @@ class GatherValueKeys:
         bench = self._bench
         for found, source in zip(self._found, sources(self._values, bench), strict=True):
             keys = np.empty(bench.count, np.uint32)
-            value_keys(
-                source.kind,
-                bench.raw,
-                bench.codes,
-                source.numbers,
-                source.place,
-                bench.count,
-                bench.floats(len(bench.codes)),
-                bench.scratch("wide", np.float64, 2, TILE),
-                bench.scratch("values", np.float32, TILE),
-                keys,
-            )
+            value_keys(*leading(source, bench), keys)
             found.append(keys)
 
     def value(self) -> list[Keys]:
@@ -164,17 +153,9 @@ class GatherValueBrackets:
         bench = self._bench
         for found, source in zip(self._found, sources(self._values, bench), strict=True):
             bracket_values(
-                source.kind,
-                bench.raw,
-                bench.codes,
-                source.numbers,
-                source.place,
+                *leading(source, bench),
                 found.bounds,
                 found.rooms,
-                bench.count,
-                bench.floats(len(bench.codes)),
-                bench.scratch("wide", np.float64, 2, TILE),
-                bench.scratch("values", np.float32, TILE),
                 bench.scratch("keys", np.uint32, TILE),
                 bench.scratch("flags", np.uint8, TILE),
                 found.counts,

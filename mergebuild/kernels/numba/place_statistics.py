@@ -12,7 +12,7 @@ from mergebuild.kernels.interface import Gathering
 from mergebuild.kernels.numba.divergences import divergences
 from mergebuild.kernels.numba.numbers import TILE, rounded
 from mergebuild.kernels.numba.place_counts import extremes, overlaps
-from mergebuild.kernels.numba.sources import Source, important, sources
+from mergebuild.kernels.numba.sources import Source, important, leading, sources
 from mergebuild.kernels.numba.value_brackets import selected_squares
 from mergebuild.kernels.numba.value_counts import SIZE, count_values_high, count_values_low
 from mergebuild.kernels.operations import BLOCK, Statistic, row_length
@@ -60,15 +60,7 @@ class High:
     def add(self, source: Source) -> None:
         bench = self._bench
         count_values_high(
-            source.kind,
-            bench.raw,
-            bench.codes,
-            source.numbers,
-            source.place,
-            bench.count,
-            bench.floats(len(bench.codes)),
-            bench.scratch("wide", np.float64, 2, TILE),
-            bench.scratch("values", np.float32, TILE),
+            *leading(source, bench),
             bench.scratch("keys", np.uint32, TILE),
             self._counts,
         )
@@ -91,16 +83,8 @@ class Low:
     def add(self, source: Source) -> None:
         bench = self._bench
         count_values_low(
-            source.kind,
-            bench.raw,
-            bench.codes,
-            source.numbers,
-            source.place,
-            bench.count,
+            *leading(source, bench),
             self._buckets,
-            bench.floats(len(bench.codes)),
-            bench.scratch("wide", np.float64, 2, TILE),
-            bench.scratch("values", np.float32, TILE),
             bench.scratch("keys", np.uint32, TILE),
             bench.scratch("places", np.int64, TILE),
             self._counts,
