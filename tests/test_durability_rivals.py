@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ from mergebuild.cache import lease as leases
 from mergebuild.cache.lease import Holder, Lease, alive, live
 from mergebuild.cache.store import names_in
 from mergebuild.events import BuildFinished, Event, TensorDone, Waiting
+from mergebuild.files import write_file
 from tests import kit
 from tests.builder import Scratch
 from tests.test_incremental import RECIPE, age
@@ -86,7 +89,7 @@ def test_processes_that_race_come_to_the_same(scratch: Scratch, expected: object
             (scratch.root / name).rename(scratch.root / f"round-{time.time_ns()}")
 
 
-BLIND = "import mergebuild.cache.lease as l; l.Lease.rival = lambda self: None\n"
+BLIND = "import mergebuild.cache.lease as l; l.Lease.ask = l.Lease.take\n"
 
 
 def test_without_leases_they_build_twice_and_come_to_the_same(
@@ -141,20 +144,61 @@ def test_a_rival_elsewhere_is_waited_for_until_its_heart_stops(
 def test_the_later_of_two_yields(tmp_path: Path) -> None:
     cache = Cache(tmp_path)
     with Lease(cache, "b") as first, Lease(cache, "a") as second, Lease(cache, "c") as third:
-        first.take(["x", "y"], [])
-        second.take(["y"], [])
-        third.take(["z"], ["x"])
-        assert [r.run if (r := one.rival()) else None for one in (first, second, third)] == [
-            None, "b", None,
-        ]  # fmt: skip
+        assert first.ask(["x", "y"], []) is None
+        assert (ahead := second.ask(["y"], [])) is not None
+        assert ahead.run == "b"
+        assert third.ask(["z"], ["x"]) is None
         first.drop()
-        assert second.rival() is None
+        assert second.ask(["y"], []) is None
         assert [holder.run for holder in live(cache)] == ["a", "c"]
     assert names_in(cache.leases) == []
 
 
+def test_who_asked_first_but_is_seen_late_yields(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = Cache(tmp_path)
+    with Lease(cache, "a") as early, Lease(cache, "b") as late:
+
+        def slowly(path: Path, data: bytes) -> None:
+            monkeypatch.setattr(leases, "write_file", write_file)
+            assert late.ask(["x"], []) is None
+            write_file(path, data)
+
+        monkeypatch.setattr(leases, "write_file", slowly)
+        assert (ahead := early.ask(["x"], [])) is not None
+        assert ahead.run == "b"
+        assert ahead.begun
+
+
+def test_of_many_who_ask_at_once_one_builds(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+    for _ in range(20):
+        with ExitStack() as stack, ThreadPoolExecutor(6) as pool:
+            asking = [stack.enter_context(Lease(cache, run)) for run in "abcdef"]
+
+            def ask(lease: Lease) -> Holder | None:
+                ahead = lease.ask(["x"], [])
+                if ahead is not None:
+                    lease.drop()
+                return ahead
+
+            assert list(pool.map(ask, asking)).count(None) == 1
+
+
+def test_who_does_not_decide_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leases, "UNDECIDED", 0.05)
+    cache = Cache(tmp_path)
+    cache.leases.mkdir()
+    stopped = holder(run="x", since=1 << 62, begun=False, builds=["k"])
+    (cache.leases / "x.json").write_text(json.dumps(stopped))
+    with Lease(cache, "a") as lease:
+        assert (ahead := lease.ask(["k"], [])) is not None
+        assert ahead.run == "x"
+
+
 def holder(**changes: object) -> dict[str, object]:
-    this = leases._this_process("x", 1, (), ())
+    this = leases._this_process("x", 1, True, (), ())
     return {name: getattr(this, name) for name in Holder.__slots__} | changes
 
 

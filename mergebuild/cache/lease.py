@@ -28,6 +28,9 @@ from mergebuild.files import make_directories, write_file
 HEARTBEAT: Final = 5.0
 EXPIRY: Final = 60.0
 """Seconds between heartbeats, and without one until another host's lease is dead."""
+UNDECIDED: Final = 2.0
+"""Seconds that who asked at the same time is given to see who goes first."""
+_LOOK_AGAIN: Final = 0.01
 _SUFFIX: Final = ".json"
 _LARGEST: Final = 1 << 24
 
@@ -37,6 +40,7 @@ class Holder:
     """A process and what it is at: keys that it `builds`, keys that it `reads` from the cache.
 
     `since` is when it asked, in ns since the epoch; `space` names its process ids' name space.
+    `begun` is whether it is at it, rather than asking whether it may be.
     """
 
     run: str
@@ -46,6 +50,7 @@ class Holder:
     pid: int
     started: int
     since: int
+    begun: bool = True
     builds: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
 
@@ -78,22 +83,36 @@ class Lease:
 
     def take(self, builds: Collection[str], reads: Collection[str]) -> None:
         """Announce what is built and read from now on, in place of what was announced before."""
+        self._announce(builds, reads, begun=True)
+
+    def ask(self, builds: Collection[str], reads: Collection[str]) -> Holder | None:
+        """Take the lease, unless a live builder of any of the same goes first: that one.
+
+        Who is at it goes first, then who asked earlier. A lease is there only some time after its
+        `since`, so that who asked earlier may come to see a later one that has not seen it: that
+        one is waited for until it has begun or yielded.
+        """
+        mine = self._announce(builds, reads, begun=False)
+        patience = time.monotonic() + UNDECIDED
+        while True:
+            others = [h for h in live(self._cache) if not set(h.builds).isdisjoint(builds)]
+            others = [h for h in others if h.run != self._run]
+            late = time.monotonic() > patience
+            for other in others:
+                if late or other.begun or (other.since, other.run) < (mine.since, mine.run):
+                    return other
+            if not others:
+                self._announce(builds, reads, begun=True)
+                return None
+            time.sleep(_LOOK_AGAIN)
+
+    def _announce(self, builds: Collection[str], reads: Collection[str], *, begun: bool) -> Holder:
         self._since = self._since or time.time_ns()
-        holder = _this_process(self._run, self._since, tuple(builds), tuple(reads))
+        holder = _this_process(self._run, self._since, begun, tuple(builds), tuple(reads))
         make_directories(self._cache.leases)
         self._text = json.dumps(asdict(holder)).encode()
         write_file(self._path, self._text)
-
-    def rival(self) -> Holder | None:
-        """A live builder of any of the same, that asked before this one did."""
-        mine = next((h for h in live(self._cache) if h.run == self._run), None)
-        if mine is None:
-            return None
-        for other in live(self._cache):
-            earlier = (other.since, other.run) < (mine.since, mine.run)
-            if earlier and not set(other.builds).isdisjoint(mine.builds):
-                return other
-        return None
+        return holder
 
     def drop(self) -> None:
         """Build nothing any more."""
@@ -147,6 +166,7 @@ def _holder(cache: Cache, run: str) -> Holder | None:
             pid=int(data["pid"]),
             started=int(data["started"]),
             since=int(data["since"]),
+            begun=bool(data["begun"]),
             builds=tuple(map(str, data["builds"])),
             reads=tuple(map(str, data["reads"])),
         )
@@ -158,7 +178,7 @@ def _holder(cache: Cache, run: str) -> Holder | None:
 
 
 def _lives(cache: Cache, holder: Holder) -> bool:
-    this = _this_process("", 0, (), ())
+    this = _this_process("", 0, False, (), ())
     if (holder.host, holder.space) != (this.host, this.space) or not holder.boot:
         return _beats(cache.leases / f"{holder.run}{_SUFFIX}")
     if holder.boot != this.boot:
@@ -184,7 +204,9 @@ def _beats(path: Path) -> bool:
         return True
 
 
-def _this_process(run: str, since: int, builds: tuple[str, ...], reads: tuple[str, ...]) -> Holder:
+def _this_process(
+    run: str, since: int, begun: bool, builds: tuple[str, ...], reads: tuple[str, ...]
+) -> Holder:
     pid = os.getpid()
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -192,7 +214,7 @@ def _this_process(run: str, since: int, builds: tuple[str, ...], reads: tuple[st
     except OSError:
         boot = space = ""
     host = socket.gethostname()
-    return Holder(run, host, boot, space, pid, _start_time(pid), since, builds, reads)
+    return Holder(run, host, boot, space, pid, _start_time(pid), since, begun, builds, reads)
 
 
 def _start_time(pid: int) -> int:

@@ -49,8 +49,7 @@ def build(
         check_space(plan)
         with Lease(plan.cache, run) as lease:
             while True:
-                lease.take(_builds(plan), _reads(plan))
-                rival = lease.rival()
+                rival = lease.ask(_builds(plan), _reads(plan))
                 if rival is not None:
                     lease.drop()
                     _wait(plan, rival, sink)
