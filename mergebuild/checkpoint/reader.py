@@ -89,6 +89,17 @@ class Files:
         """A reader of one tensor. Raises CheckpointError if the file cannot be opened."""
         return Reader(self._descriptor(path), path, offset, dtype, tuple(shape), tensor)
 
+    @property
+    def expected_bytes(self) -> int:
+        """What the files hold that were looked at before."""
+        return sum(mark.size for mark in self._expected.values())
+
+    def forget(self, path: Path, offset: int, size: int) -> None:
+        """Tell the system that nobody reads these bytes again, so that it keeps others."""
+        if hasattr(os, "posix_fadvise"):
+            descriptor = self._descriptor(path)
+            os.posix_fadvise(descriptor, offset, size, os.POSIX_FADV_DONTNEED)
+
     def check_unchanged(self) -> None:
         """Raises CheckpointError naming the files that changed since they were opened."""
         with self._lock:

@@ -9,13 +9,14 @@ from mergebuild.cache import Cache, to_text
 from mergebuild.cache.registry import register
 from mergebuild.cache.staging import Staging
 from mergebuild.checkpoint.safetensors import index_name, index_text
+from mergebuild.engine.behind import Behind, available_memory
 from mergebuild.engine.evaluate import check_linked, compute_tensor, copy_tensor, fetch_tensor
 from mergebuild.engine.options import Options
 from mergebuild.engine.outputs import publish_output, side_file_content
 from mergebuild.engine.places import Places
 from mergebuild.engine.resume import sound_tensors
 from mergebuild.engine.ring import Landing
-from mergebuild.engine.schedule import Schedule, Task, schedule, work_of
+from mergebuild.engine.schedule import Schedule, Task, reads_of, schedule, work_of
 from mergebuild.engine.tally import Tally
 from mergebuild.engine.workers import Made, Workers
 from mergebuild.errors import BuildError
@@ -115,6 +116,7 @@ class Run:
         self._options = options
         self._places = Places(plan)
         self._downloads = Downloads()
+        self._behind: Behind
         self._kernels: Kernels
         self._workers: Workers
 
@@ -123,6 +125,7 @@ class Run:
         try:
             todo = self._stage(wanted)
             self._tally.expect(todo, wanted)
+            self._behind = Behind(self._plan, todo, self._places.files, available_memory())
             for name in wanted:
                 if self._tally.empty(name):
                     self._publish(name)
@@ -197,14 +200,10 @@ class Run:
 
     def _release(self, task: Task) -> None:
         """Let go of what this task was the last to read."""
-        name, tensor = task
-        node = self._plan.nodes[name]
-        if tensor not in node.compute:
-            return
-        operands = node.expressions[tensor].operands
-        for reference, read in {(node.models[p.model], p.tensor) for o in operands for p in o.read}:
+        for reference, read in reads_of(task, self._plan):
             if isinstance(reference, NodeRef) and self._tally.read((reference.name, read)):
                 self._places.release(reference.name, read)
+        self._behind.done(task)
 
     def _publish(self, name: str) -> None:
         """All tensors of a node are there: make it a checkpoint."""

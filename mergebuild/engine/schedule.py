@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from mergebuild.plan import NodePlan, Plan
-from mergebuild.recipe import NodeRef
+from mergebuild.recipe import ModelRef, NodeRef
 
 Task: TypeAlias = tuple[str, str]
 """A node and one of its tensors."""
@@ -64,14 +64,15 @@ def _append(task: Task, needs: dict[Task, tuple[Task, ...]], order: dict[Task, N
 
 
 def _needs(task: Task, plan: Plan, mine: set[Task]) -> tuple[Task, ...]:
+    nodes = ((m.name, t) for m, t in reads_of(task, plan) if isinstance(m, NodeRef))
+    return tuple(need for need in nodes if need in mine)
+
+
+def reads_of(task: Task, plan: Plan) -> dict[tuple[ModelRef, str], None]:
+    """What a task computes a tensor from: models and tensors of theirs, each once, in order."""
     name, tensor = task
     node = plan.nodes[name]
     if tensor not in node.compute:
-        return ()
-    found: dict[Task, None] = {}
-    for operand in node.expressions[tensor].operands:
-        for part in operand.read:
-            model = node.models[part.model]
-            if isinstance(model, NodeRef) and (model.name, part.tensor) in mine:
-                found[model.name, part.tensor] = None
-    return tuple(found)
+        return {}
+    operands = node.expressions[tensor].operands
+    return {(node.models[part.model], part.tensor): None for o in operands for part in o.read}
