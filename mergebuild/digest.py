@@ -29,6 +29,8 @@ Buffer: TypeAlias = "bytes | bytearray | memoryview[int] | memoryview[float]"
 FieldValue: TypeAlias = "bool | int | float | str | bytes | tuple[FieldValue, ...] | None"
 
 _MAGIC: Final = b"mergebuild"
+_DIGITS: Final = 32
+"""Hexadecimal digits of a digest."""
 _LENGTH: Final = struct.Struct(">Q")
 
 
@@ -51,21 +53,35 @@ def encode_beginning(domain: str, count: int, fields: Iterable[tuple[str, FieldV
     """The beginning of what `encode` makes of `count` fields: as far as the first of them, given
     here, reach. Each of the others follows as `encode_field` has it."""
     parts = [_head(domain, KEY_SCHEMA), _LENGTH.pack(count)]
-    parts += [encode_field(name, value) for name, value in fields]
+    for name, value in fields:
+        if type(value) is str:  # by far the commonest
+            data = value.encode("utf-8", "surrogatepass")
+            parts += _before_text(name, len(data)), data
+        else:
+            parts += _name(name), *_value(value)
     return b"".join(parts)
 
 
 def encode_field(name: str, value: FieldValue) -> bytes:
     """One field of an encoding."""
-    if type(value) is str:  # by far the commonest
-        data = value.encode("utf-8", "surrogatepass")
-        return _before_text(name, len(data)) + data
     return b"".join([_name(name), *_value(value)])
 
 
 def encoded_digest(encoded: bytes) -> str:
     """The digest of an encoding."""
     return str(xxhash.xxh3_128_hexdigest(encoded))
+
+
+def open_encoding(beginning: bytes, names: Iterable[str]) -> str:
+    """An encoding, in Latin-1, that goes on with fields of these names whose values are digests:
+    each is left open for one, as `%` fills it in."""
+    fields = [_before_text(name, _DIGITS).decode("latin-1") + "%s" for name in names]
+    return beginning.decode("latin-1").replace("%", "%%") + "".join(fields)
+
+
+def filled_digest(encoding: str, digests: tuple[str, ...], rest: bytes = b"") -> str:
+    """The digest of an open encoding with these digests in it, and what follows on it."""
+    return encoded_digest((encoding % digests).encode("latin-1") + rest)
 
 
 @lru_cache(maxsize=1 << 8)

@@ -15,8 +15,9 @@ from mergebuild.digest import (
     FieldValue,
     encode_beginning,
     encode_field,
-    encoded_digest,
     fields_digest,
+    filled_digest,
+    open_encoding,
 )
 from mergebuild.methods.declaration import Arguments
 
@@ -139,22 +140,20 @@ def view_key(view: RowsView, dtype: str) -> str:
 def tensor_keys(expressions: Mapping[str, Expression]) -> dict[str, str]:
     """The key of every expression, as `tensor_key` has it. Those that share their arguments, the
     very object, share the encoding of all that does not differ from tensor to tensor."""
-    beginnings: dict[object, bytes] = {}
+    encodings: dict[object, str] = {}
     keys: dict[str, str] = {}
     for name, e in expressions.items():
+        contents = tuple([operand.key for operand in e.operands])
         if e.unchanged:
-            keys[name] = e.operands[0].key
+            keys[name] = contents[0]
             continue
-        count, stream = len(e.operands), e.stream
-        case = id(e.arguments), e.method, e.version, e.base, e.dtype, e.shape, count, stream is None
-        beginning = beginnings.get(case)
-        if beginning is None:
-            beginnings[case] = beginning = _beginning(e)
-        parts = [beginning]
-        parts += map(encode_field, _contents(count), [operand.key for operand in e.operands])
-        if stream is not None:
-            parts.append(encode_field("stream", stream))
-        keys[name] = encoded_digest(b"".join(parts))
+        stream, count = e.stream, len(contents)
+        case = id(e.arguments), e.shape, e.dtype, count, e.method, e.version, e.base, stream is None
+        encoding = encodings.get(case)
+        if encoding is None:
+            encodings[case] = encoding = open_encoding(_beginning(e), _contents(count))
+        rest = b"" if stream is None else encode_field("stream", stream)
+        keys[name] = filled_digest(encoding, contents, rest)
     return keys
 
 

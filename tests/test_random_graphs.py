@@ -117,3 +117,39 @@ def test_incremental_equals_from_scratch(tmp_path: Path, seed: int) -> None:
         assert {n: p.key for n, p in plans[0].items()} == {n: p.key for n, p in plans[1].items()}
         assert computed(kept.build()) == []
         edit(rng, made)
+
+
+def sliced(rng: random.Random) -> dict[str, Any]:
+    """A node of layers in any order, of two sources at a time."""
+    slices = []
+    for _ in range(rng.randint(1, 3)):
+        first = rng.randrange(2)
+        layers = [first, rng.randint(first + 1, 2)]
+        pair = rng.sample(SOURCES, 2)
+        slices.append({"sources": [{"model": name, "layer_range": layers} for name in pair]})
+    return {"merge_method": "linear", "parameters": {"weight": number(rng)}, "slices": slices}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_nodes_planned_together_are_as_each_planned_alone(tmp_path: Path, seed: int) -> None:
+    """What nodes share while they are planned says the same of each of them."""
+    rng = random.Random(seed)
+    size: dict[str, Any] = {"layers": 2, "hidden": 8, "vocab": 24, "intermediate": 8, "heads": 2}
+    for name, dtype in zip(SOURCES, ("bfloat16", "float32", "bfloat16", "bfloat16"), strict=True):
+        kit.llama(tmp_path / name, dtype=dtype, tied=name == "three", **size)
+    nodes = {f"n{i}": rng.choice([node(rng, [*SOURCES]), sliced(rng)]) for i in range(12)}
+    made = {
+        "mergebuild": 1,
+        "name": "random",
+        "sources": {name: f"./{name}" for name in SOURCES},
+        "nodes": nodes,
+        "outputs": {name: f"build/{name}" for name in nodes},
+    }
+    scratch = Scratch(tmp_path)
+    scratch.write(yaml.safe_dump(made, sort_keys=False))
+    together = scratch.plan().nodes
+    for name in nodes:
+        (alone,) = scratch.plan(select=[name]).nodes.values()
+        ours = together[name]
+        assert (ours.key, ours.notes, ours.shards) == (alone.key, alone.notes, alone.shards)
+        assert list(ours.expressions.items()) == list(alone.expressions.items())

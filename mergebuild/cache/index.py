@@ -66,23 +66,25 @@ class Index:
     def tensors(self, keys: Collection[str]) -> dict[str, CachedTensor]:
         """Tensor key to a place that holds it, for those that are cached anywhere."""
         found: dict[str, CachedTensor] = {}
-        for checkpoint, manifest in self._holding(keys):
+        wanted = set(keys)
+        for checkpoint, manifest in self._holding(wanted):
             folder = self._cache.folder(checkpoint)
             for record in manifest.tensors.values():
-                if record.key in keys:
+                if record.key in wanted:
                     found.setdefault(record.key, _cached(record, folder))
         return found
 
     def shards(self, layouts: Collection[str]) -> dict[str, Path]:
         """Layout digest to a cached file of just that layout."""
         found: dict[str, Path] = {}
-        for checkpoint, manifest in self._holding(layouts):
+        wanted = set(layouts)
+        for checkpoint, manifest in self._holding(wanted):
             for name, shard in manifest.shards.items():
-                if shard.layout in layouts:
+                if shard.layout in wanted:
                     found.setdefault(shard.layout, self._cache.folder(checkpoint) / name)
         return found
 
-    def _holding(self, contents: Collection[str]) -> Iterator[tuple[str, Manifest]]:
+    def _holding(self, contents: set[str]) -> Iterator[tuple[str, Manifest]]:
         """Complete checkpoints that hold any of these tensors or shards, sorted by key."""
         try:
             checkpoints = self._select(contents)
@@ -97,8 +99,8 @@ class Index:
             if manifest is not None:
                 yield checkpoint, manifest
 
-    def _select(self, contents: Collection[str]) -> set[str]:
-        ordered = sorted(set(contents))
+    def _select(self, contents: set[str]) -> set[str]:
+        ordered = sorted(contents)
         found: set[str] = set()
         for start in range(0, len(ordered), _BATCH):
             batch = ordered[start : start + _BATCH]

@@ -9,7 +9,7 @@ from mergebuild.checkpoint.hub import Snapshot
 from mergebuild.console.words import listing, plural, size
 from mergebuild.expression import Operand, RowsView, fields, view_fields
 from mergebuild.plan import NodePlan, Plan, Reason
-from mergebuild.plan.costs import fetched_bytes, read_bytes, written_bytes
+from mergebuild.plan.costs import fetched_bytes, written_bytes
 from mergebuild.plan.reasons import value_text
 from mergebuild.recipe import NodeRef
 
@@ -46,7 +46,7 @@ def _node(plan: Plan, name: str, node: NodePlan, width: int) -> Iterator[str]:
     for reason in node.reasons:
         yield f"{indent}because {reason_text(reason)}"
     if node.wanted:
-        reads = size(read_bytes(node, plan.nodes))
+        reads = size(plan.costs.reads[name])
         if node.stored:
             yield f"{indent}{node.node.method}: reads {reads}, writes {size(written_bytes(node))}"
         else:
@@ -203,7 +203,7 @@ def _node_json(plan: Plan, name: str, node: NodePlan) -> dict[str, Any]:
         "fetch": sorted(node.fetch),
         "reasons": [{"text": r.text, "tensors": list(r.tensors)} for r in node.reasons],
         "notes": list(node.notes),
-        "read": read_bytes(node, plan.nodes) if node.wanted else 0,
+        "read": plan.costs.reads.get(name, 0),
         "fetched": fetched_bytes(node),
         "written": written_bytes(node),
         "output": (

@@ -25,7 +25,7 @@ from mergebuild.kernels import Kernels
 from mergebuild.kernels.choose import CPU, kernels_of_run
 from mergebuild.methods.declaration import Method
 from mergebuild.plan import NodePlan, Plan
-from mergebuild.plan.costs import fetched_bytes, read_bytes, tensor_bytes, written_bytes
+from mergebuild.plan.costs import fetched_bytes, tensor_bytes, written_bytes
 from mergebuild.recipe import NodeRef
 from mergebuild.remote.fetch import Downloads
 from mergebuild.share.card import licence_warnings, papers
@@ -85,8 +85,8 @@ def announced(plan: Plan, run: str) -> BuildStarted:
 def _work(name: str, node: NodePlan, plan: Plan) -> Work:
     tensors = work_of(node)
     size = sum(tensor_bytes(node.outline.tensors[tensor]) for tensor in tensors)
-    read = read_bytes(node, plan.nodes)
-    return Work(name, len(tensors), size, read, written_bytes(node), fetched_bytes(node))
+    read, written = plan.costs.reads[name], written_bytes(node)
+    return Work(name, len(tensors), size, read, written, fetched_bytes(node))
 
 
 def _register(plan: Plan) -> None:

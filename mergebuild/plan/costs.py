@@ -68,6 +68,11 @@ def fetched_bytes(node: NodePlan) -> int:
     return sum(tensor.size for tensor in node.fetch.values())
 
 
+def most_operands(node: NodePlan) -> int:
+    """How many operands a tensor that is computed has at the most."""
+    return max([len(node.expressions[name].operands) for name in node.compute], default=0)
+
+
 def whole_bytes(node: NodePlan) -> int:
     """The most that one thread holds of whole matrices: float64 of two and of a square of the
     shorter side, decomposed."""
@@ -107,10 +112,8 @@ def in_flight_bytes(nodes: Iterable[NodePlan]) -> int:
 def costs_of(nodes: Mapping[str, NodePlan], jobs: int, chunk: int) -> Costs:
     """The costs of a whole build with so many threads and elements a chunk."""
     wanted = [node for node in nodes.values() if node.wanted]
-    operands = max(
-        (len(node.expressions[name].operands) for node in wanted for name in node.compute),
-        default=0,
-    )
+    reads = {name: read_bytes(node, nodes) for name, node in nodes.items() if node.wanted}
+    operands = max(map(most_operands, wanted), default=0)
     chunks = chunk * 4 * CHUNK_COPIES * (operands + 1)
     working = jobs * max(chunks, *map(whole_bytes, wanted), 0)
     written = sum(written_bytes(node) for node in wanted)
@@ -118,9 +121,10 @@ def costs_of(nodes: Mapping[str, NodePlan], jobs: int, chunk: int) -> Costs:
     if fetched:
         working += jobs * AHEAD * RANGE
     return Costs(
-        read=sum(read_bytes(node, nodes) for node in wanted),
+        read=sum(reads.values()),
         written=written,
         disk=written + jobs * in_flight_bytes(wanted),
         memory=RUNTIME_BYTES + working if wanted else 0,
         fetched=fetched,
+        reads=reads,
     )

@@ -21,7 +21,6 @@ from mergebuild.methods.declaration import (
     Scope,
 )
 from mergebuild.plan.cast import Cast, Participant
-from mergebuild.plan.outline import TensorOutline
 from mergebuild.plan.remarks import Remarks
 from mergebuild.plan.slots import Slot
 from mergebuild.recipe import Condition, Node, Parameters
@@ -65,9 +64,6 @@ class _Questions:
     graded: bool
 
 
-Brought: TypeAlias = tuple[Participant, TensorOutline, str]
-"""A participant, the tensor that it brings, and its own name for that."""
-
 Members: TypeAlias = tuple[int, ...]
 """A cast and those of its participants that have a tensor (none: all of them), by identity: they
 live as long as the node is planned."""
@@ -84,21 +80,26 @@ class Evaluation:
     _questions: dict[Members, _Questions] = field(default_factory=dict)
     _found: dict[object, Evaluated] = field(default_factory=dict)
 
-    def of(self, slot: Slot, present: Sequence[Brought]) -> Evaluated:
-        """The arguments for a slot, given what some participants bring, all of one shape. What has
-        no value is remarked on."""
-        shape = present[0][1].shape
-        members: Members = (id(slot.cast),)
+    def of(
+        self,
+        slot: Slot,
+        cast: Cast,
+        shape: tuple[int, ...],
+        present: Sequence[Participant],
+        names: Sequence[str | None],
+    ) -> Evaluated:
+        """The arguments for a slot of `cast`, given which participants have the tensor, all in this
+        shape, and under what names. What has no value is remarked on."""
+        members: Members = (id(cast),)
         if len(present) < len(slot.names):
-            members = (*members, *[id(participant) for participant, _, _ in present])
+            members = (*members, *map(id, present))
         questions = self._questions.get(members)
         if questions is None:
-            asked = self._asked(slot.cast, [participant for participant, _, _ in present])
-            questions = self._questions[members] = asked
+            questions = self._questions[members] = self._asked(cast, present)
         matched = (
             tuple(
                 [
-                    id(first(q.conditions, _name(q, slot, present), self.native))
+                    id(first(q.conditions, _name(q, slot, names), self.native))
                     for q in questions.filtered
                 ]
             )
@@ -109,7 +110,7 @@ class Evaluation:
         found = self._found.get(case)
         if found is None:
             before = self.remarks.count
-            found = self._evaluated(questions, slot, present, shape)
+            found = self._evaluated(questions, slot, cast, shape, present, names)
             if self.remarks.count == before:  # else the next such tensor is remarked on, too
                 self._found[case] = found
         return found
@@ -135,30 +136,38 @@ class Evaluation:
         self,
         questions: _Questions,
         slot: Slot,
-        present: Sequence[Brought],
+        cast: Cast,
         shape: tuple[int, ...],
+        present: Sequence[Participant],
+        names: Sequence[str | None],
     ) -> Evaluated:
         arguments: dict[str, Argument | tuple[Argument, ...]] = {
             parameter.name: () for parameter in self.method.parameters.values()
         }
         for question in questions.all:
-            value = self._value(question, slot, present)
+            value = self._value(question, slot, present, names)
             before = arguments[question.parameter.name]
             if question.who is None:
                 arguments[question.parameter.name] = value
             else:
                 assert isinstance(before, tuple)
                 arguments[question.parameter.name] = (*before, value)
-        operands = Operands(len(present), slot.cast.base, shape)
+        operands = Operands(len(present), cast.base, shape)
         findings = tuple(self.method.check(operands, arguments))
         idle = self.method.idle(operands, arguments)
         for name in idle:
             arguments[name] = _at_rest(self.method.parameters[name], arguments[name])
         return Evaluated(arguments, idle, findings)
 
-    def _value(self, question: _Question, slot: Slot, present: Sequence[Brought]) -> Argument:
+    def _value(
+        self,
+        question: _Question,
+        slot: Slot,
+        present: Sequence[Participant],
+        names: Sequence[str | None],
+    ) -> Argument:
         parameter = question.parameter
-        name = _name(question, slot, present)
+        name = _name(question, slot, names)
         condition = first(question.conditions, name, self.native)
         if condition is not None:
             return _typed(parameter, interpolate(condition.value, slot.t))
@@ -166,7 +175,7 @@ class Evaluation:
             return self.node.seed
         if parameter.default is not REQUIRED:
             return _typed(parameter, parameter.default)
-        participant = present[question.who][0] if question.who is not None else None
+        participant = present[question.who] if question.who is not None else None
         of = f" of '{participant.model}'" if participant is not None else ""
         self.remarks.problem(
             f"parameter '{parameter.name}'{of} has no value for a tensor that no filter matches",
@@ -177,9 +186,11 @@ class Evaluation:
         return 0.0
 
 
-def _name(question: _Question, slot: Slot, present: Sequence[Brought]) -> str:
+def _name(question: _Question, slot: Slot, names: Sequence[str | None]) -> str:
     """What the tensor is called that filters are asked about."""
-    return slot.name if question.who is None else present[question.who][2]
+    name = slot.name if question.who is None else names[question.who]
+    assert name is not None
+    return name
 
 
 def _levels(node: Node, cast: Cast, participant: Participant | None) -> list[Parameters]:

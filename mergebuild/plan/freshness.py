@@ -122,11 +122,11 @@ class Decisions:
         )
 
     def _shards(self, outline: Outline) -> tuple[ShardPlan, ...]:
-        """The files that a checkpoint will have; those of the same tensors share them."""
+        """The files that a checkpoint will have; those of the same structure share them."""
         stem = DIFFUSION_STEM if is_diffusion(outline.config) else STEM
-        listed = tuple([(n, t.dtype, t.shape) for n, t in outline.tensors.items()])
-        case = outline.adapter, stem, listed
+        case = outline.adapter, stem, outline.structure
         if case not in self._planned:
+            listed = [(name, dtype, shape) for name, dtype, shape, _ in outline.structure.tensors]
             self._planned[case] = (
                 (single_shard(listed, ADAPTER),)
                 if outline.adapter

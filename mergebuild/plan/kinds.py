@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from mergebuild.methods.declaration import Method
+from mergebuild.plan.families import Sorting
 from mergebuild.plan.node import Outlined, outline_node
 from mergebuild.plan.outline import Outline
 from mergebuild.plan.vocabularies import Vocabularies
@@ -16,6 +17,7 @@ def outline_any(
     methods: Mapping[str, Method],
     outlines: Mapping[ModelRef, Outline],
     vocabularies: Vocabularies,
+    sorting: Sorting,
     native: bool,
 ) -> Outlined:
     """Everything about a node that is known before anything is computed. Raises RecipeError."""
@@ -32,4 +34,4 @@ def outline_any(
             from mergebuild.plan.application import outline_application
 
             return outline_application(node, body, methods, outlines)
-    return outline_node(node, methods, outlines, vocabularies, native)
+    return outline_node(node, methods, outlines, vocabularies, sorting, native)

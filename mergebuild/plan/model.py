@@ -172,13 +172,15 @@ class NodePlan:
 @dataclass(frozen=True, slots=True)
 class Costs:
     """Bytes: `read` from sources and cache, `fetched` from remotes, `written` to the cache, `disk`
-    that must be free, `memory` that the run will take at its peak (an estimate)."""
+    that must be free, `memory` that the run will take at its peak (an estimate); `reads` is what
+    each node that is built reads."""
 
     read: int
     written: int
     disk: int
     memory: int
     fetched: int = 0
+    reads: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

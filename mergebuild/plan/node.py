@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from math import prod
 
 from mergebuild.checkpoint.config import output_config
 from mergebuild.checkpoint.depth import Depth
-from mergebuild.checkpoint.dtypes import is_floating, itemsize
 from mergebuild.checkpoint.layer_rules import Unsayable
 from mergebuild.checkpoint.side_files import CONFIG
 from mergebuild.checkpoint.stacks import head_and_embedding, ties
@@ -22,12 +19,13 @@ from mergebuild.plan.arrangement import Arrangement
 from mergebuild.plan.belongings import belongings_of
 from mergebuild.plan.cast import Misfit, Participant, cast_of, pattern_of
 from mergebuild.plan.evaluation import Evaluation
+from mergebuild.plan.families import Sorting
 from mergebuild.plan.naming import Naming, naming_of
-from mergebuild.plan.outline import Outline, SideFile, TensorOutline, make_outline
+from mergebuild.plan.outline import Outline, SideFile, TensorOutline, make_outline, structure_of
 from mergebuild.plan.remarks import Remarks, some
 from mergebuild.plan.resolve import Resolver
 from mergebuild.plan.rows import depths
-from mergebuild.plan.slots import Slot, slots
+from mergebuild.plan.slots import Slot, casts_of
 from mergebuild.plan.target import find_target
 from mergebuild.plan.vocabularies import Vocabularies
 from mergebuild.recipe import ModelRef, Node, Parameters
@@ -51,6 +49,7 @@ def outline_node(
     methods: Mapping[str, Method],
     outlines: Mapping[ModelRef, Outline],
     vocabularies: Vocabularies,
+    sorting: Sorting,
     native: bool,
 ) -> Outlined:
     """Everything about a node that is known before anything is computed.
@@ -70,25 +69,23 @@ def outline_node(
     arrangement = Arrangement(target) if target is not None else None
     remarks = Remarks()
     evaluation = Evaluation(node, method, native, remarks)
-    resolver = Resolver(node, method, methods["passthrough"], evaluation, remarks, arrangement)
-    expressions: dict[str, Expression] = {}
+    casts = casts_of(groups)
     try:
-        found = list(slots(node, groups, remarks.note))
+        found = sorting.of(node, groups, casts)
         moved = depths(node, groups)
     except Misfit as error:
         raise RecipeError(error.problem) from error
-    heads = {participant.naming.head for participant in inputs.values()}
-    for slot in found:
-        kept = _with_head(slot, pattern, remarks) if slot.name in heads else slot
-        expression = resolver.expression(kept) if kept is not None else None
-        if expression is not None:
-            expressions[slot.name] = expression
+    for text, tensor in found.remarks:
+        remarks.note(text, tensor)
+    copy = methods["passthrough"]
+    resolver = Resolver(node, pattern, casts, method, copy, evaluation, remarks, arrangement)
+    expressions = resolver.expressions(found)
     if remarks.problems or remarks.sizes:
         raise RecipeError(*remarks.errors(node))
     if not expressions:
         raise RecipeError.of(f"node '{node.name}': its inputs have no tensors", at=node.at)
     belongings = belongings_of(node, pattern, inputs.values(), target, vocabularies)
-    notes = (*_unmatched(node, found, native), *_structure(inputs.values(), pattern))
+    notes = (*_unmatched(node, found.slots, native), *_structure(inputs.values(), pattern))
     for note in (
         *notes,
         *belongings.notes,
@@ -134,37 +131,12 @@ def _refuse_strangers(node: Node, pattern: Outline, namings: Mapping[ModelRef, N
             )
 
 
-def _with_head(slot: Slot, pattern: Outline, remarks: Remarks) -> Slot | None:
-    """The slot with a tied input's embedding as its output head; None if the output has no head.
-
-    `pattern` is the checkpoint whose config the output gets.
-    """
-    participants = slot.cast.participants
-    if slot.name not in {p.naming.head for p in participants}:
-        return slot
-    if ties(pattern.config) is True:
-        remarks.note(
-            f"not written: the config of '{pattern.name}' ties it to the embedding", slot.name
-        )
-        return None
-    names = list(slot.names)
-    for index, participant in enumerate(participants):
-        if names[index] is None and participant.outline.tied:
-            names[index] = participant.outline.embedding
-            remarks.note(f"'{participant.model}' ties it: its embedding takes part", slot.name)
-    return replace(slot, names=tuple(names))
-
-
 def config_text(
     node: Node, pattern: Outline, tensors: Mapping[str, TensorOutline], moved: Sequence[Depth]
 ) -> bytes | None:
     if pattern.config is None:
         return None
-    sizes: Counter[str] = Counter()
-    for (dtype, shape), count in Counter([(t.dtype, t.shape) for t in tensors.values()]).items():
-        if is_floating(dtype):
-            sizes[dtype] += count * prod(shape) * itemsize(dtype)
-    commonest = sizes.most_common(1)[0][0] if sizes else None
+    commonest = structure_of(tensors).commonest
     head, _ = head_and_embedding(tensors)
     untied = head is not None and ties(pattern.config) is not False
     try:

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
+from math import prod
 from pathlib import Path
 from typing import Any
 
 from mergebuild.cache import checkpoint_digest
+from mergebuild.checkpoint.dtypes import is_floating, itemsize
 from mergebuild.checkpoint.stacks import ModelLayout, find_layout, head_and_embedding, ties
 from mergebuild.expression import Operand, RowsView
 
@@ -47,6 +50,41 @@ class SideFile:
     code: bool = False
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Structure:
+    """What a checkpoint has, whatever is in it: name, dtype, shape and `counts_as` of each tensor.
+
+    `sizes` are bytes by dtype. Checkpoints that have the same share one structure, so that what
+    follows from it is worked out once for all.
+    """
+
+    tensors: tuple[tuple[str, str, tuple[int, ...], str | None], ...]
+    sizes: Mapping[str, int]
+
+    @property
+    def commonest(self) -> str | None:
+        """The dtype of floating point that most bytes are of, None without any."""
+        floating = [dtype for dtype in self.sizes if is_floating(dtype)]
+        return max(floating, key=self.sizes.__getitem__, default=None)
+
+
+def structure_of(tensors: Mapping[str, TensorOutline]) -> Structure:
+    """The structure of a checkpoint with these tensors, in their order."""
+    return _structure_of(
+        tuple([(name, t.dtype, t.shape, t.counts_as) for name, t in tensors.items()])
+    )
+
+
+@lru_cache(maxsize=8)
+def _structure_of(
+    tensors: tuple[tuple[str, str, tuple[int, ...], str | None], ...],
+) -> Structure:
+    sizes: dict[str, int] = {}
+    for _, dtype, shape, _ in tensors:
+        sizes[dtype] = sizes.get(dtype, 0) + prod(shape) * itemsize(dtype)
+    return Structure(tensors, sizes)
+
+
 class Operands(dict[str, Operand]):
     """The tensors of a model that expressions call `called`, each made when it is first read."""
 
@@ -56,8 +94,8 @@ class Operands(dict[str, Operand]):
 
     def __missing__(self, name: str) -> Operand:
         tensor = self._tensors[name]
-        self[name] = Operand(self._called, name, tensor.key, tensor.dtype)
-        return self[name]
+        self[name] = made = Operand(self._called, name, tensor.key, tensor.dtype)
+        return made
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +108,7 @@ class Outline:
 
     name: str
     tensors: Mapping[str, TensorOutline]
+    structure: Structure
     config: Mapping[str, Any] | None
     side_files: tuple[SideFile, ...]
     layout: ModelLayout
@@ -105,7 +144,10 @@ def make_outline(
     """An outline, with what its tensors' names say of the model's structure."""
     head, embedding = head_and_embedding(tensors)
     layout = find_layout(tensors, config)
-    return Outline(name, tensors, config, side_files, layout, head, embedding, adapter, origin)
+    structure = structure_of(tensors)
+    return Outline(
+        name, tensors, structure, config, side_files, layout, head, embedding, adapter, origin
+    )
 
 
 def checkpoint_key(outline: Outline) -> str:

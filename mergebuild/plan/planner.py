@@ -11,6 +11,7 @@ from mergebuild.events import Sink, silent
 from mergebuild.graph import build_order, select
 from mergebuild.methods.declaration import Method
 from mergebuild.plan.costs import costs_of
+from mergebuild.plan.families import Sorting
 from mergebuild.plan.freshness import Decisions
 from mergebuild.plan.kinds import outline_any
 from mergebuild.plan.leaves import open_leaves
@@ -99,13 +100,15 @@ def _outline_all(
     outlines = dict(leaves)
     outlined: dict[str, Outlined] = {}
     problems: list[Problem] = []
-    vocabularies = Vocabularies()
+    vocabularies, sorting = Vocabularies(), Sorting()
     for name in order:
         node = recipe.nodes[name]
         if any(r not in outlines for r in node.references()):
             continue
         try:
-            outlined[name] = outline_any(node, methods, outlines, vocabularies, recipe.native)
+            outlined[name] = outline_any(
+                node, methods, outlines, vocabularies, sorting, recipe.native
+            )
         except RecipeError as error:
             problems.extend(error.problems)
         else:

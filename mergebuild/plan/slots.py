@@ -6,7 +6,7 @@ first or last slice. Parameters, shapes and dtypes are not looked at here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import TypeAlias
@@ -20,14 +20,14 @@ from mergebuild.recipe import Node
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """One output tensor: for each participant the tensor it brings, by its own name for it, None if
-    it has none.
+    """One output tensor: for each participant of the cast at `place` the tensor it brings, by its
+    own name for it, None if it has none.
 
     `t` is the layer's place in its slice, 0 to 1.
     """
 
     name: str
-    cast: Cast
+    place: int
     names: tuple[str | None, ...]
     t: float
 
@@ -36,30 +36,38 @@ Remark: TypeAlias = Callable[[str, str], None]
 """Takes what the user should know, and the tensor that it is about."""
 
 
-def slots(node: Node, groups: list[list[Cast]], remark: Remark) -> Iterator[Slot]:
-    """Every output tensor of a node, given the casts of each of its modules.
+def casts_of(groups: list[list[Cast]]) -> list[Cast]:
+    """The casts that slots may have, in their places: all of the modules, and the first one with
+    all its layers, which brings what no module speaks of."""
+    return [*(cast for group in groups for cast in group), whole(groups[0][0])]
+
+
+def slots(
+    node: Node, groups: list[list[Cast]], casts: Sequence[Cast], remark: Remark
+) -> Iterator[Slot]:
+    """Every output tensor of a node, given the casts of each of its modules, and all by place.
 
     Raises Misfit where ranges and layers do not agree.
     """
     owners: dict[str, list[Cast]] = {}
     counts: dict[str, int] = {}
+    places = {id(cast): place for place, cast in enumerate(casts)}
     for group in groups:
         for row in rows(node, group):
             owners.update((stack.prefix, group) for stack in row if stack is not None)
-            yield from _layers(node, group, row, counts, remark)
-    first = whole(groups[0][0])
+            yield from _layers(node, group, row, places, counts, remark)
+    first = casts[-1]
     for row in whole_rows(first, owners.keys()):
-        yield from _layers(node, [first], row, counts, remark)
+        yield from _layers(node, [first], row, places, counts, remark)
     for name in sorted({name for group in groups for cast in group for name in beside(cast)}):
         group = _home(groups, name, owners) or [first]
         before = first.participants[0].naming.layout.position(name) == "before"
         cast = group[0] if before else group[-1]
         owned = tuple(p.naming.name(name) for p in cast.participants)
         if any(owned):
-            yield Slot(_beside_name(cast, name, counts), cast, owned, 0.0)
+            yield Slot(_beside_name(cast, name, counts), places[id(cast)], owned, 0.0)
         else:
             remark("left out: no input of the slice that it belongs to has it", name)
-    casts = [cast for group in groups for cast in group]
     stacks = {s.prefix for cast in casts for p in cast.participants for s in p.naming.layout.stacks}
     for prefix in sorted(stacks - counts.keys()):
         remark("left out: no input of the first slice has these layers", prefix)
@@ -101,7 +109,12 @@ def _beside_name(cast: Cast, name: str, counts: Mapping[str, int]) -> str:
 
 
 def _layers(
-    node: Node, group: list[Cast], first_row: Row, counts: dict[str, int], remark: Remark
+    node: Node,
+    group: list[Cast],
+    first_row: Row,
+    places: Mapping[int, int],
+    counts: dict[str, int],
+    remark: Remark,
 ) -> Iterator[Slot]:
     stack = next(stack for stack in first_row if stack is not None)
     layer = 0
@@ -117,7 +130,7 @@ def _layers(
             ]
             for rest in sorted(set().union(*inputs)):
                 names = tuple([layer_names.get(rest) for layer_names in inputs])
-                yield Slot(join(stack, layer, rest), cast, names, t)
+                yield Slot(join(stack, layer, rest), places[id(cast)], names, t)
             layer += 1
     counts[stack.prefix] = layer
 
