@@ -105,7 +105,7 @@ def _open(
     return Checkpoint(
         name=name,
         path=path,
-        tensors=dict(sorted(tensors.items())),
+        tensors={name: tensors[name] for name in sorted(tensors)},
         files=files,
         stamps=stamps,
         config=config,
@@ -148,10 +148,11 @@ def _read_into(tensors: dict[str, TensorInfo], file: Path) -> Stamp:
 
 def _refuse_codes(path: Path, tensors: Iterable[str]) -> None:
     """Refuse quantised weights that no config tells of: their raw codes cannot be merged."""
+    ends = tuple(suffix for suffix, _ in _QUANTISED)
     for name in tensors:
-        for suffix, kind in _QUANTISED:
-            if name.endswith(suffix):
-                raise refuse_quantised(path, f"{kind}, by tensor '{name}'")
+        if name.endswith(ends):
+            kind = next(kind for suffix, kind in _QUANTISED if name.endswith(suffix))
+            raise refuse_quantised(path, f"{kind}, by tensor '{name}'")
 
 
 def _names(directory: Path) -> tuple[str, ...]:

@@ -115,6 +115,12 @@ class Evaluation:
                 self._found[case] = found
         return found
 
+    def even(self, cast: Cast) -> bool:
+        """Whether the tensors of one shape that all participants have share their arguments, as
+        no condition tells them apart. To be asked when one of them was evaluated."""
+        questions = self._questions[(id(cast),)]
+        return not (questions.filtered or questions.graded)
+
     def _asked(self, cast: Cast, present: Sequence[Participant]) -> _Questions:
         listed = []
         for parameter in self.method.parameters.values():

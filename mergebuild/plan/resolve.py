@@ -45,26 +45,35 @@ class Resolver:
         """The expressions of all slots, by output tensor. Where a remark says why there is none,
         there is none."""
         made: dict[str, Expression] = {}
+        shared: dict[int, Evaluated] = {}
         for slot, number in zip(found.slots, found.numbers, strict=True):
             if number is None or self.arrangement is not None:
                 expression = self._single(slot)
                 if expression is not None:
                     made[slot.name] = expression
-            else:
-                made[slot.name] = self._of_family(slot, found.families[number])
+                continue
+            family = found.families[number]
+            cast = self.casts[family.place]
+            evaluated = shared.get(number)
+            if evaluated is None:
+                evaluated = self.evaluation.of(
+                    slot, cast, family.shape, cast.participants, slot.names
+                )
+                if self.evaluation.even(cast):
+                    shared[number] = evaluated
+            made[slot.name] = self._of_family(slot, family, cast, evaluated)
         return made
 
-    def _of_family(self, slot: Slot, family: Family) -> Expression:
-        cast = self.casts[family.place]
-        participants, shape = cast.participants, family.shape
-        found = self.evaluation.of(slot, cast, shape, participants, slot.names)
+    def _of_family(
+        self, slot: Slot, family: Family, cast: Cast, evaluated: Evaluated
+    ) -> Expression:
         operands = [
             participant.operands[name]
-            for participant, name in zip(participants, slot.names, strict=True)
+            for participant, name in zip(cast.participants, slot.names, strict=True)
             if name is not None
         ]
         dtype = self._declared or family.dtype
-        return self._made(slot, found, tuple(operands), dtype, shape, family.wide)
+        return self._made(slot, evaluated, tuple(operands), dtype, family.shape, family.wide)
 
     def _single(self, bare: Slot) -> Expression | None:
         """The expression for a slot; None where a remark says why there is none."""
