@@ -79,6 +79,26 @@ def test_what_was_read_for_the_last_time_is_forgotten(scratch: Scratch, memory: 
     assert seen > 4
 
 
+@pytest.mark.skipif(not hasattr(os, "RWF_NOWAIT"), reason="the system does not tell")
+def test_an_empty_tensor_has_nothing_forgotten(scratch: Scratch) -> None:
+    touch(scratch.root)
+    path = next((scratch.root / "base").glob("*.safetensors"))
+    size = path.stat().st_size
+    with Files() as files:
+        files.forget(path, 0, 0)
+        assert in_memory(path, 0, size)
+        files.forget(path, 0, size)
+        assert not in_memory(path, 0, size)
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fadvise"), reason="the system takes no advice")
+def test_where_advice_is_refused_nothing_fails(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"content")
+    with Files() as files:
+        files.forget(path, 0, -1)
+
+
 def test_a_build_that_forgets_makes_the_same(
     scratch: Scratch, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -95,10 +96,12 @@ class Files:
         return sum(mark.size for mark in self._expected.values())
 
     def forget(self, path: Path, offset: int, size: int) -> None:
-        """Tell the system that nobody reads these bytes again, so that it keeps others."""
-        if hasattr(os, "posix_fadvise"):
+        """Tell the system that nobody reads these bytes again, so that it keeps others. Advice:
+        where it takes none, nothing is lost."""
+        if size and hasattr(os, "posix_fadvise"):  # no bytes would mean all up to the end
             descriptor = self._descriptor(path)
-            os.posix_fadvise(descriptor, offset, size, os.POSIX_FADV_DONTNEED)
+            with suppress(OSError):
+                os.posix_fadvise(descriptor, offset, size, os.POSIX_FADV_DONTNEED)
 
     def check_unchanged(self) -> None:
         """Raises CheckpointError naming the files that changed since they were opened."""
