@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier, get_ident
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from mergebuild.kernels import Help, Kernels, Outcome, evaluate, walk
+from mergebuild.kernels.brackets import Bracket, MagnitudeBrackets
 from mergebuild.kernels.choose import default_kernels
+from mergebuild.kernels.interface import Gathering, Mergeable
 from mergebuild.kernels.operations import BLOCK, Combination, Steps
 from mergebuild.kernels.torch import TorchKernels
 from mergebuild.kernels.walk import Share, Work
@@ -102,3 +106,32 @@ def test_parts_are_made_at_the_same_time_with_readers_of_their_own() -> None:
     assert torch.equal(made, tensor)
     assert len(readers) in (3, 4)  # the first are for the thread that asks, which may rest
     assert all(len({who for who, size in r.calls if size == 0}) <= 1 for r in readers)
+
+
+def test_what_lies_in_a_bracket_takes_no_more_room_in_parts() -> None:
+    """A guess that is far off must not have all parts together keep what one would not."""
+    room, size = 5 * BLOCK, BLOCK
+    bench = KERNELS[0].bench((BLOCK,), ["float32", "float32"], "float32")
+    bench.reserve(size)
+    bench.inputs[0][:] = bytes(4 * size)
+    bench.inputs[1][:] = np.arange(1, size + 1, dtype=np.float32).tobytes()
+    bench.place(0, size)
+    statistic = MagnitudeBrackets((0,), ((Bracket(0, 2**31 - 1, room),),))
+
+    def part() -> Gathering:
+        made = bench.begin(statistic)
+        made.add()
+        return made
+
+    part()  # compiles
+    tracemalloc.start()
+    whole, most = bench.begin(statistic), 0
+    assert isinstance(whole, Mergeable)
+    before = tracemalloc.get_traced_memory()[0]
+    for _ in range(40):
+        whole.merge(part())
+        most = max(most, tracemalloc.get_traced_memory()[0] - before)
+    tracemalloc.stop()
+    assert 4 * BLOCK < most < 4 * room + (1 << 20)
+    ((found,),) = whole.value()
+    assert (found.below, found.low, found.high, found.between) == (0, 0, 0, None)

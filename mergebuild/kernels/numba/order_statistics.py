@@ -51,30 +51,38 @@ class Brackets:
         self.counts = np.zeros((len(brackets), 4), np.int64)
         room = max((b.room for b in brackets), default=0)
         self.between = np.empty((len(brackets), room + TILE), np.uint32)
-        self._done: list[tuple[NDArray[np.int64], list[Keys]]] = []
+        self._totals = np.zeros_like(self.counts)
+        self._kept: list[list[Keys]] = [[] for _ in brackets]
 
     def merge(self, after: Brackets) -> None:
         """Take in what others found; it follows what is here."""
         self._finish()
         after._finish()
-        self._done += after._done
+        self._put(after._totals, after._kept)
 
     def value(self) -> list[Bracketed]:
         self._finish()
-        counts = np.sum([some for some, _ in self._done], axis=0).tolist()
-        runs = zip(*(keys for _, keys in self._done), strict=True)
         return [
-            Bracketed(below, low, high, np.concatenate(keys) if kept <= room else None)
-            for (below, low, high, kept), room, keys in zip(
-                counts, self.rooms.tolist(), runs, strict=True
+            Bracketed(below, low, high, np.concatenate(runs) if kept <= room else None)
+            for (below, low, high, kept), room, runs in zip(
+                self._totals.tolist(), self.rooms.tolist(), self._kept, strict=True
             )
         ]
 
     def _finish(self) -> None:
         """Put away what was found, in as much memory as it needs."""
         kept = zip(self.between, self.counts[:, 3].tolist(), strict=True)
-        self._done.append((self.counts.copy(), [keys[:count].copy() for keys, count in kept]))
+        self._put(self.counts, [[keys[:count].copy()] for keys, count in kept])
         self.counts[:] = 0
+
+    def _put(self, counts: NDArray[np.int64], kept: Sequence[list[Keys]]) -> None:
+        """Add to the totals, and the keys as long as there is room for all of a bracket."""
+        self._totals += counts
+        full = (self._totals[:, 3] > self.rooms).tolist()
+        for runs, more, over in zip(self._kept, kept, full, strict=True):
+            runs += more
+            if over:
+                runs.clear()
 
 
 class GatherMagnitudeKeys:
