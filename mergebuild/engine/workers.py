@@ -75,7 +75,8 @@ class Workers:
     def share(self, work: Sequence[Finish]) -> None:
         """Called by a running task: do all of this, with the help of threads that have no task.
 
-        Raises what the first failing part raised, after those that were running have ended.
+        Raises what the first failing part raised, after those that were running have ended, and
+        KeyboardInterrupt where the build is to stop before all are begun.
         """
         shared = _Shared(deque(work))
         with self._changed:
@@ -89,13 +90,15 @@ class Workers:
             self._shared.remove(shared)
         if shared.failure is not None:
             raise shared.failure
+        if shared.left:
+            raise KeyboardInterrupt
 
     def _part_of(self, shared: _Shared) -> Finish | None:
         with self._changed:
             return self._begin_part(shared)
 
     def _begin_part(self, shared: _Shared) -> Finish | None:
-        if not shared.left or shared.failure is not None:
+        if not shared.left or self._stop.is_set():
             return None
         shared.running += 1
         return partial(self._do_part, shared, shared.left.popleft())
@@ -109,6 +112,8 @@ class Workers:
         with self._changed:
             shared.running -= 1
             shared.failure = shared.failure or failure
+            if failure is not None:
+                self._fail(failure)  # now, so that no thread goes on to fail at another task
             self._changed.notify_all()
 
     def _work(self) -> None:
@@ -140,7 +145,7 @@ class Workers:
     def _arrived(self, task: Task, made: Made) -> None:
         with self._changed:
             self._landed.append((task, made))
-            self._changed.notify()
+            self._changed.notify_all()  # one alone might be for who waits for parts to end
 
     def _end(self, task: Task, made: Made) -> None:
         landing, finish = made
