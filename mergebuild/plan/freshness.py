@@ -142,11 +142,12 @@ class Decisions:
         }
         for name in compute if demanded else ():
             for operand in outlined.expressions[name].operands:
-                if operand.view is None and operand.model not in demanded:
-                    continue
-                for part in operand.read:
-                    if part.model in demanded:
-                        demanded[part.model].add(part.tensor)
+                if operand.view is not None:
+                    for part in operand.read:
+                        if part.model in demanded:
+                            demanded[part.model].add(part.tensor)
+                elif operand.model in demanded:
+                    demanded[operand.model].add(operand.tensor)
 
     def _reuse(
         self, outlined: Outlined, needed: Collection[str], anew: bool
