@@ -18,7 +18,7 @@ from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from threading import Event, Thread
+from threading import Event, Lock, Thread
 from types import TracebackType
 from typing import Final, Self
 
@@ -62,6 +62,7 @@ class Lease:
         self._cache = cache
         self._run = run
         self._path = cache.leases / f"{run}{_SUFFIX}"
+        self._lock = Lock()
         self._text: bytes | None = None
         self._since = 0
         self._ended = Event()
@@ -92,7 +93,7 @@ class Lease:
         `since`, so that who asked earlier may come to see a later one that has not seen it: that
         one is waited for until it has begun or yielded.
         """
-        mine = self._announce(builds, reads, begun=False)
+        mine = self._announce(builds, reads, begun=not builds)
         patience = time.monotonic() + UNDECIDED
         while True:
             others = [h for h in live(self._cache) if not set(h.builds).isdisjoint(builds)]
@@ -102,7 +103,8 @@ class Lease:
                 if late or other.begun or (other.since, other.run) < (mine.since, mine.run):
                     return other
             if not others:
-                self._announce(builds, reads, begun=True)
+                if not mine.begun:
+                    self._announce(builds, reads, begun=True)
                 return None
             time.sleep(_LOOK_AGAIN)
 
@@ -110,25 +112,27 @@ class Lease:
         self._since = self._since or time.time_ns()
         holder = _this_process(self._run, self._since, begun, tuple(builds), tuple(reads))
         make_directories(self._cache.leases)
-        self._text = json.dumps(asdict(holder)).encode()
-        write_file(self._path, self._text)
+        with self._lock:
+            self._text = json.dumps(asdict(holder)).encode()
+            write_file(self._path, self._text)
         return holder
 
     def drop(self) -> None:
         """Build nothing any more."""
-        self._text = None
+        with self._lock:
+            self._text = None
+            self._path.unlink(missing_ok=True)
         self._since = 0
-        self._path.unlink(missing_ok=True)
 
     def _beat(self) -> None:
         while not self._ended.wait(HEARTBEAT):
-            text = self._text
-            with suppress(OSError):
+            with self._lock, suppress(OSError):
+                if self._text is None:
+                    continue
                 try:
-                    if text is not None:
-                        os.utime(self._path)
+                    os.utime(self._path)
                 except FileNotFoundError:
-                    write_file(self._path, text or b"")  # swept by one who thought this dead
+                    write_file(self._path, self._text)  # swept by one who thought this dead
 
 
 def live(cache: Cache) -> list[Holder]:
