@@ -41,9 +41,9 @@ for all. In place of a number a list is a gradient over the layers, and a list o
 Arithmetic is float32 whatever the checkpoints' dtype, statistics of a tensor are float64, and the
 result is rounded once, to the output's dtype. Random masks come from a hash of seed, content of
 the input, tensor name and element index: the same for any number of threads, chunk size or device.
-A tensor is read in chunks, once for each statistic and once for the result; whole matrices are
-held in memory by the methods under that heading only. The last bits of those, and of methods of
-other packages, depend on the processor, or the GPU with `--device cuda`, that decomposes the
+A tensor is read in chunks, once for each statistic and once for the result; the methods under
+*Whole matrices* also hold some squares of a matrix's shorter side. The last bits of those, and of
+methods of other packages, depend on the processor, or the GPU with `--device cuda`, that decomposes the
 matrices; all others give the same bytes on every processor and device. exp, tanh and ln have
 definitions of their own for that. slerp, nuslerp and karcher take the angle of two vectors from the
 C library, in float64, and round coefficients to float32: another library could in rare cases give

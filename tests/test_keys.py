@@ -126,7 +126,7 @@ def test_an_added_input_is_named() -> None:
 
 def test_golden_versions() -> None:
     """A method's version says that its numbers changed; this list is to be edited on purpose."""
-    raised = {"arcee_fusion": 2, "pcb_merging": 2, "sce": 2}
+    raised = {"arcee_fusion": 2, "iso_c": 2, "pcb_merging": 2, "sce": 2, "tsv_merge": 2}
     assert {name: method.version for name, method in registry().items()} == {
         name: raised.get(name, 1) for name in registry()
     }

@@ -55,7 +55,7 @@ PASSES: list[tuple[str, dict[str, Any], int]] = [
     ("arcee_fusion", {}, 3),
     # And one before that for the range of what is ranked.
     ("pcb_merging", SOME, 3),
-    # Whole matrices, once.
+    # Matrices that are wider than high by strips of columns, which here are all there is of it.
     ("tsv_merge", {}, 1),
     ("iso_c", {}, 1),
 ]
@@ -73,13 +73,25 @@ def test_passes(name: str, more: dict[str, Any], passes: int) -> None:
     steps = method.run(operands, arguments)
     out = Memory(torch.empty(shape))
     evaluate(steps, xs, out, "float32", chunk=BLOCK, kernels=KERNELS)
-    chunks = [(0, 3 * BLOCK)] if method.whole else [(i * BLOCK, (i + 1) * BLOCK) for i in range(3)]
+    chunks = [(i * BLOCK, (i + 1) * BLOCK) for i in range(3)]
     sample = list(pieces(3 * BLOCK))
     for x in xs:
         looked_at = [call for call in x.calls if call not in chunks]
         assert looked_at in ([], sample)
         assert [call for call in x.calls if call in chunks] == chunks * passes
-    assert out.calls == chunks
+    assert out.calls == ([(0, 3 * BLOCK)] if method.whole else chunks)
+
+
+@pytest.mark.parametrize(("name", "passes"), [("tsv_merge", 4), ("iso_c", 2)])
+def test_passes_over_matrices_that_are_higher_than_wide(name: str, passes: int) -> None:
+    method, shape = registry()[name], (3 * BLOCK // 64, 64)
+    xs = [Memory(torch.randn(shape)) for _ in range(3)]
+    operands = Operands(3, True, shape, STREAMS)
+    steps = method.run(operands, example_arguments(method, operands))
+    out = Memory(torch.empty(shape))
+    evaluate(steps, xs, out, "float32", chunk=BLOCK, kernels=KERNELS)
+    assert [x.calls for x in xs] == [[(0, 3 * BLOCK)] * passes] * 3
+    assert out.calls == [(0, 3 * BLOCK)]
 
 
 def test_every_method_is_counted() -> None:

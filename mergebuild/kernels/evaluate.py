@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from mergebuild.kernels.interface import Kernels
-from mergebuild.kernels.operations import BLOCK, Report, Steps
+from mergebuild.kernels.operations import BLOCK, Report, Steps, Turn
 from mergebuild.kernels.walk import Help, Reader, Walk, Writer
+
+if TYPE_CHECKING:
+    from mergebuild.kernels.turned import TurnedWriter
 
 CHUNK: Final = 2 * BLOCK
 
@@ -50,16 +53,26 @@ def evaluate(
         steps.close()
         return Outcome((0,) * len(readers), 0)
     walk = Walk(readers, dtype, chunk=chunk, kernels=kernels, help=help)
+    across: TurnedWriter | None = None
     value: Any = None
     reports: list[str] = []
     while True:
         try:
             request = steps.send(value)
         except StopIteration as stop:
-            overflowed = walk.map(stop.value, writer)
+            overflowed = walk.map(stop.value, across or writer)
+            if across is not None:
+                across.finish()
             return Outcome(walk.nonfinite, overflowed, tuple(reports))
         if isinstance(request, Report):
             reports.append(request.text)
+            value = None
+        elif isinstance(request, Turn):
+            from mergebuild.kernels.turned import TurnedWriter, turned, turned_help
+
+            helped = turned_help(help) if help is not None else None
+            walk = Walk(turned(readers), dtype, chunk=chunk, kernels=kernels, help=helped)
+            across = TurnedWriter(writer, shape[::-1], dtype)
             value = None
         else:
             value = walk.gather(request)

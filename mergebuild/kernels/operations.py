@@ -57,6 +57,14 @@ class Report:
     text: str
 
 
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """From here on every operand, a matrix, is the transpose of what it was, and so is the output.
+
+    No pass is made for it; it comes before all statistics.
+    """
+
+
 class Map:
     """How every output element follows from the input elements at the same place."""
 
@@ -67,7 +75,7 @@ class Map:
         return BLOCK
 
 
-Steps: TypeAlias = Generator[Statistic | Report, Any, Map]
+Steps: TypeAlias = Generator[Statistic | Report | Turn, Any, Map]
 
 
 # Masks: which elements of a delta stay. They multiply, so that 0·inf and 0·NaN stay visible.

@@ -4,6 +4,7 @@ bench, ring                        the buffers, and how bytes come to a device a
 statistics, maps, masks, sums      `operations`
 place_statistics, place_maps, values   `places`
 order_statistics                   `brackets`
+matrices                           `matrices`
 functions                          exp, tanh and ln, each step one operation
 device                             whether there is a GPU, and what becomes of its failures
 lowrank                            products of the factors of a LoRA, on the CPU
@@ -25,8 +26,8 @@ from mergebuild.kernels.torch.bench import TorchBench
 class TorchKernels:
     """Hands out benches that compute with torch on a device, by its name in torch.
 
-    Apart from `WholeTensors` the bits do not depend on the device: every sum has one order, every
-    step of a map or of exp, tanh and ln is one operation, rounded.
+    Apart from `WholeTensors` and `matrices` the bits do not depend on the device: every sum has one
+    order, every step of a map or of exp, tanh and ln is one operation, rounded.
     """
 
     def __init__(self, device: str = "cpu") -> None:

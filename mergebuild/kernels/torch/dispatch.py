@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from mergebuild.kernels.torch import order_statistics, place_maps, place_statistics
+from mergebuild.kernels.torch import matrices, order_statistics, place_maps, place_statistics
 from mergebuild.kernels.torch.maps import write
 from mergebuild.kernels.torch.statistics import gather
 
-__all__ = ["gather", "order_statistics", "place_maps", "place_statistics", "write"]
+__all__ = ["gather", "matrices", "order_statistics", "place_maps", "place_statistics", "write"]
