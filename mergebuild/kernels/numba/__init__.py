@@ -5,10 +5,11 @@ Importing this package imports numba.
 
     jit                         how loops are compiled and where the code is kept
     functions                   exp, tanh and ln, one number at a time
+    enclosures                  about what a balance is, and how far off at most
     numbers, masks, buckets, sorting, ranks, sums, magnitudes, counts, brackets, balances, values,
-    divergences, value_counts, value_brackets, place_counts
+    divergences, value_counts, value_brackets, balance_brackets, place_counts
                                 the loops of statistics, and
-    loops, weighing, place_loops
+    loops, weighing, place_loops, balance_maps
                                 those of maps
     masking, sources, statistics, order_statistics, place_statistics, maps, place_maps
                                 operations as arguments of loops

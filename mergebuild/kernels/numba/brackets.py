@@ -84,11 +84,11 @@ def bracket(
     counts[1] += at_low
     counts[2] += at_high
     if counts[3] <= room:
-        counts[3] = _keep(keys, count, flags, counts[3], between)
+        counts[3] = keep(keys, count, flags, counts[3], between)
 
 
 @jit
-def _keep(keys: Any, count: int, flags: Any, found: Any, between: Any) -> Any:
+def keep(keys: Any, count: int, flags: Any, found: Any, between: Any) -> Any:
     """Append the keys that are flagged, by the lowest byte that is set in every eight of them."""
     flags[count : -(-count // 8) * 8] = 0
     eights = flags.view(np.uint64)

@@ -28,7 +28,19 @@ _LOCK: Final = Lock()
 def jit(function: Callable[_Parameters, _Result]) -> Callable[_Parameters, _Result]:
     """Compile on the first call. Runs without the GIL; floats are IEEE's, neither reordered nor
     contracted; indices are not checked."""
-    options: dict[str, Any] = {"nogil": True, "fastmath": False, "error_model": "numpy"}
+    return _compiled(function, False)
+
+
+def jit_near(function: Callable[_Parameters, _Result]) -> Callable[_Parameters, _Result]:
+    """The same of what is only about right: a product and a sum may be contracted to one rounding,
+    as the processor has it. No result may depend on its last bits."""
+    return _compiled(function, {"contract"})
+
+
+def _compiled(
+    function: Callable[_Parameters, _Result], fastmath: bool | set[str]
+) -> Callable[_Parameters, _Result]:
+    options: dict[str, Any] = {"nogil": True, "fastmath": fastmath, "error_model": "numpy"}
     folder = code_folder()
     if folder is None:
         return cast("Callable[_Parameters, _Result]", numba.njit(**options)(function))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from itertools import pairwise
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,15 +18,19 @@ from mergebuild.kernels.brackets import (
     ValueKeys,
 )
 from mergebuild.kernels.interface import Gathering
+from mergebuild.kernels.numba.balance_brackets import bracket_balances
 from mergebuild.kernels.numba.brackets import bracket_magnitudes, magnitudes
-from mergebuild.kernels.numba.numbers import TILE
+from mergebuild.kernels.numba.numbers import TILE, rounded
 from mergebuild.kernels.numba.sources import leading, sources
 from mergebuild.kernels.numba.value_brackets import bracket_values, value_keys
 from mergebuild.kernels.operations import Statistic
+from mergebuild.kernels.places import Balance
 from mergebuild.kernels.selection import Keys
 
 if TYPE_CHECKING:
     from mergebuild.kernels.numba.bench import NumbaBench
+
+SIGN: Final = np.uint32(2**31)
 
 
 def gather_keys(statistic: Statistic, bench: NumbaBench) -> Gathering | None:
@@ -37,7 +42,10 @@ def gather_keys(statistic: Statistic, bench: NumbaBench) -> Gathering | None:
             return GatherMagnitudeBrackets(statistic, bench)
         case ValueKeys():
             return GatherValueKeys(statistic, bench)
-        case ValueBrackets():
+        case ValueBrackets(values, brackets):
+            balances = [value for value in values if isinstance(value, Balance)]
+            if len(balances) == len(values):
+                return GatherBalanceBrackets(balances, brackets, bench)
             return GatherValueBrackets(statistic, bench)
     return None
 
@@ -85,6 +93,17 @@ class Brackets:
                 runs.clear()
 
 
+def joined(brackets: Sequence[Sequence[Bracket]]) -> Brackets:
+    """Those of several vectors, one after the other."""
+    return Brackets([one for some in brackets for one in some])
+
+
+def apart(found: Sequence[Bracketed], ends: NDArray[np.int64]) -> list[list[Bracketed]]:
+    """What was found for each of the vectors, whose brackets ended there."""
+    starts = [0, *ends.tolist()]
+    return [list(found[first:end]) for first, end in pairwise(starts)]
+
+
 class GatherMagnitudeKeys:
     def __init__(self, statistic: MagnitudeKeys, bench: NumbaBench) -> None:
         self._deltas, self._bench = statistic.deltas, bench
@@ -106,7 +125,7 @@ class GatherMagnitudeBrackets:
         self._bench = bench
         self._deltas = np.array(statistic.deltas, np.int64)
         self._ends = np.cumsum([len(some) for some in statistic.brackets])
-        self._found = Brackets([one for some in statistic.brackets for one in some])
+        self._found = joined(statistic.brackets)
 
     def add(self) -> None:
         bench, found = self._bench, self._found
@@ -128,12 +147,7 @@ class GatherMagnitudeBrackets:
         self._found.merge(after._found)
 
     def value(self) -> list[list[Bracketed]]:
-        found = iter(self._found.value())
-        ends = self._ends.tolist()
-        return [
-            [next(found) for _ in range(end - first)]
-            for first, end in zip([0, *ends], ends, strict=False)
-        ]
+        return apart(self._found.value(), self._ends)
 
 
 class GatherValueKeys:
@@ -176,3 +190,47 @@ class GatherValueBrackets:
 
     def value(self) -> list[list[Bracketed]]:
         return [found.value() for found in self._found]
+
+
+class GatherBalanceBrackets:
+    """Of the `Balance` of some deltas in one walk."""
+
+    def __init__(
+        self,
+        values: Sequence[Balance],
+        brackets: Sequence[Sequence[Bracket]],
+        bench: NumbaBench,
+    ) -> None:
+        self._bench = bench
+        self._which = np.array([value.delta for value in values], np.int64)
+        self._extremes = rounded([(value.low, value.high) for value in values])
+        self._ends = np.cumsum([len(some) for some in brackets])
+        self._found = joined(brackets)
+        bits = self._found.bounds
+        self._limits = np.where(bits & SIGN, bits ^ SIGN, ~bits).view(np.float32)
+
+    def add(self) -> None:
+        bench, found = self._bench, self._found
+        bracket_balances(
+            bench.raw,
+            bench.codes,
+            self._which,
+            self._extremes,
+            self._ends,
+            found.bounds,
+            self._limits,
+            found.rooms,
+            bench.count,
+            bench.floats(4 + 2 * len(bench.codes)),
+            bench.scratch("wide", np.float64, 2, TILE),
+            bench.scratch("words", np.uint32, 3, TILE),
+            bench.scratch("flags", np.uint8, TILE),
+            found.counts,
+            found.between,
+        )
+
+    def merge(self, after: GatherBalanceBrackets) -> None:
+        self._found.merge(after._found)
+
+    def value(self) -> list[list[Bracketed]]:
+        return apart(self._found.value(), self._ends)

@@ -6,7 +6,6 @@ from typing import Any, Final
 
 import numpy as np
 
-from mergebuild.kernels.numba.balances import balance, scale_to_one
 from mergebuild.kernels.numba.jit import jit
 from mergebuild.kernels.numba.numbers import TILE, load, load_vector, store
 from mergebuild.kernels.numba.values import importance, load_deltas, spread
@@ -198,42 +197,4 @@ def consensus(
             kept = total[j] * (_ONE if many[j] >= enough else _ZERO)
             total[j] = kept * scale + base[j]
         lost += store(total, part, out, code, start)
-    return lost
-
-
-@jit
-def balanced(
-    raw: Any,
-    codes: Any,
-    which: Any,
-    extremes: Any,
-    bounds: Any,
-    scale: Any,
-    count: int,
-    floats: Any,
-    doubles: Any,
-    out: Any,
-    code: int,
-) -> int:
-    """`Balanced`; counts overflows. Scratch: float32 (1 + deltas, TILE), float64 (4, TILE)."""
-    base, deltas = floats[0], floats[1:]
-    beta, weights, merged = doubles[0], doubles[2], doubles[3]
-    lost = 0
-    for start in range(0, count, TILE):
-        part = min(TILE, count - start)
-        load_deltas(raw, codes, start, part, base, deltas)
-        for j in range(part):
-            weights[j] = 0.0
-            merged[j] = 0.0
-        for i in range(len(which)):
-            balance(deltas, which[i], extremes[i, 0], extremes[i, 1], part, doubles)
-            scale_to_one(beta, bounds[i, 0], bounds[i, 1], part)
-            delta = deltas[which[i]]
-            for j in range(part):
-                weights[j] = weights[j] + beta[j]
-                merged[j] = merged[j] + beta[j] * np.float64(delta[j])
-        for j in range(part):
-            weight = weights[j] + (1.0 if weights[j] == 0.0 else 0.0)
-            base[j] = np.float32((merged[j] / weight) * scale) + base[j]
-        lost += store(base, part, out, code, start)
     return lost

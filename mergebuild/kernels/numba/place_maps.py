@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from mergebuild.kernels.numba.balance_maps import balanced
 from mergebuild.kernels.numba.numbers import TILE, rounded
 from mergebuild.kernels.numba.place_loops import (
     average,
-    balanced,
     consensus,
     important,
     overlap,
@@ -95,8 +95,12 @@ def write_place(operation: Map, bench: NumbaBench) -> int | None:
                 rounded(bounds),
                 np.float64(scale),
                 count,
-                bench.floats(len(codes)),
+                bench.floats(2 * len(codes)),
+                bench.scratch("flat", np.float32, 7 * TILE),
                 bench.scratch("wider", np.float64, 4, TILE),
+                bench.scratch("places", np.uint32, 2, TILE),
+                bench.scratch("flags", np.uint8, TILE),
+                bench.scratch("shorts", np.uint16, TILE),
                 bench.out,
                 bench.code,
             )
