@@ -43,12 +43,11 @@ result is rounded once, to the output's dtype. Random masks come from a hash of 
 the input, tensor name and element index: the same for any number of threads, chunk size or device.
 A tensor is read in chunks, once for each statistic and once for the result; the methods under
 *Whole matrices* also hold some squares of a matrix's shorter side. The last bits of those, and of
-methods of other packages, depend on the processor, or the GPU with `--device cuda`, that decomposes the
-matrices; all others give the same bytes on every processor and device. exp, tanh and ln have
-definitions of their own for that. slerp, nuslerp and karcher take the angle of two vectors from the
-C library, in float64, and round coefficients to float32: another library could in rare cases give
-one that differs in its last bit.
-"""
+methods of other packages, depend on the processor, or the GPU with `--device cuda`, that
+decomposes the matrices; all others give the same bytes on every processor and device. exp, tanh
+and ln have definitions of their own for that. slerp, nuslerp and karcher take the angle of two
+vectors from the C library, in float64, and round coefficients to float32: another library could in
+rare cases give one that differs in its last bit."""
 
 OTHERS = """\
 ## A method of your own

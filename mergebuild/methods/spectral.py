@@ -60,7 +60,9 @@ def _decomposed(
             return None
         squares, vectors = torch.linalg.eigh(products)
         del products
-        found.append((squares, vectors[:, -max(1, min(shape) // len(groups)) :].clone()))
+        if len(groups) > 1:
+            vectors = vectors[:, -max(1, min(shape) // len(groups)) :].clone()
+        found.append((squares, vectors))
         del vectors
     return found
 
@@ -98,18 +100,19 @@ def tsv_merge(operands: Operands, *, lambda_: Lambda) -> Steps:
     import torch
 
     sizes = [squares.sum().sqrt() for squares, _ in found]
-    right = [vectors for _, vectors in found]
-    count = right[0].shape[1]
-    values = [_kept(squares)[-count:].sqrt() for squares, _ in found]
+    count = found[0][1].shape[1]
+    joined = torch.cat([_kept(squares)[-count:].sqrt() for squares, _ in found])
+    v: Any = torch.cat([vectors for _, vectors in found], 1)
     del found
-    lefts = tuple(v * _inverse(s) for s, v in zip(values, right, strict=True))  # d_i·these: U_i
-    across = inverse_root(_between(right), count) @ torch.cat(right, 1).T  # V⊥ᵀ
-    del right
-    joined = torch.cat(values)
-    across = (inverse_root((yield CrossProducts(lefts)), count) * joined) @ across
-    across *= lambda_
+    across = inverse_root(_between(v.split(count, 1)), count) @ v.T  # V⊥ᵀ
+    v *= _inverse(joined)
+    lefts = v.split(count, 1)  # U_i = d_i·these
+    root = inverse_root((yield CrossProducts(lefts)), count)
+    root *= lambda_ * joined
+    across = root @ across
+    del root
     made = [left @ part for left, part in zip(lefts, across.split(count), strict=True)]
-    del lefts, across
+    del v, lefts, across
     return _multiplied(made, sizes, abs(lambda_) * joined.norm())
 
 
