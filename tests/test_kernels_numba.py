@@ -325,6 +325,8 @@ def test_counts(tensors: list[Tensor], chunk: int, sums: bool) -> None:
 @several
 @given(operands(least=2), chunks, st.sampled_from([0, 1, 1000, 10**6]))
 def test_brackets(tensors: list[Tensor], chunk: int, room: int) -> None:
+    # The bits of a NaN beyond the exponent tell nothing; of float16 they differ.
+    tensors = [tensor.nan_to_num(1.0, math.inf, -math.inf) for tensor in tensors]
     deltas = tuple(reversed(range(len(tensors) - 1)))
     assert_same_value(Sample(MagnitudeKeys(deltas)), tensors, chunk)
     keys = [np.sort(k) for k in gathered(MagnitudeKeys(deltas), tensors, TORCH, chunk)]
