@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from functools import cache
 from typing import Final
 
 import torch
@@ -17,6 +20,8 @@ from mergebuild.kernels.torch.statistics import gather
 
 _STRIP: Final = 256
 """Columns of a symmetric product that are made at once; nothing is made before its diagonal."""
+_MMAP_THRESHOLD: Final = -3  # of glibc's mallopt
+_LARGE: Final = 1 << 20
 
 
 @gather.register
@@ -29,9 +34,18 @@ def _(statistic: CrossProducts, bench: TorchBench) -> Gathering:
     return GatherCrossProducts(statistic, bench)
 
 
+@cache
+def _return_what_is_freed() -> None:
+    """Have large blocks go back to the system when they are freed. Left alone glibc comes to keep
+    those of up to 32 MiB, and holds half as much again as squares of 2,048 need."""
+    with suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(None).mallopt(_MMAP_THRESHOLD, _LARGE)
+
+
 class GatherDeltaProducts:
     def __init__(self, statistic: DeltaProducts, bench: TorchBench) -> None:
         self._deltas, self._bench = statistic.deltas, bench
+        _return_what_is_freed()
         width = row_length(bench.shape)
         self._total = torch.zeros(width, width, dtype=torch.float64, device=bench.device)
 
