@@ -110,6 +110,13 @@ def llama(
     return _write(path, shapes, settings, dtype, seed, near, scale, shards)
 
 
+def base_and_two(folder: Path, **shape: Any) -> None:
+    """A Llama `base` and two finetunes of it, `math` and `chat`; `shape` as `llama` has it."""
+    base = llama(folder / "base", **shape)
+    for seed, name in enumerate(("math", "chat"), start=1):
+        llama(folder / name, near=base, seed=seed, **shape)
+
+
 def qwen2(
     path: Path,
     *,

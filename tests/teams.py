@@ -93,9 +93,7 @@ class Team:
 
 def first_team(root: Path) -> Team:
     """One that has built its recipe."""
-    kit.llama(root / "base", layers=3)
-    for seed, name in enumerate(("math", "chat"), start=1):
-        kit.llama(root / name, layers=3, near=root / "base", seed=seed)
+    kit.base_and_two(root, layers=3)
     age(root)
     kit.write_recipe(root / "recipe.yaml", RECIPE)
     team = Team(root)

@@ -27,9 +27,7 @@ from tests.test_incremental import RECIPE, age
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A recipe that was built in two forms: of the first, three checkpoints are garbage."""
     root = tmp_path_factory.mktemp("gc")
-    kit.llama(root / "base", layers=1)
-    for seed, name in enumerate(("math", "chat"), start=1):
-        kit.llama(root / name, layers=1, near=root / "base", seed=seed)
+    kit.base_and_two(root, layers=1)
     age(root)
     scratch = Scratch(root)
     scratch.write(RECIPE)

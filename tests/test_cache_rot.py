@@ -30,9 +30,7 @@ EDIT = ("[0, 0.5, 1]", "[1, 0.5, 1]")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A built recipe, and what its edited form builds to."""
     root = tmp_path_factory.mktemp("rot")
-    kit.llama(root / "base", layers=2)
-    for seed, name in enumerate(("math", "chat"), start=1):
-        kit.llama(root / name, layers=2, near=root / "base", seed=seed)
+    kit.base_and_two(root, layers=2)
     age(root)
     scratch = Scratch(root)
     scratch.write(RECIPE)

@@ -19,9 +19,7 @@ from tests.test_incremental import RECIPE, age
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a recipe that is built."""
     root = tmp_path_factory.mktemp("cli")
-    kit.llama(root / "base", layers=2)
-    for seed, name in enumerate(("math", "chat"), start=1):
-        kit.llama(root / name, layers=2, near=root / "base", seed=seed)
+    kit.base_and_two(root, layers=2)
     age(root)
     kit.write_recipe(root / "recipe.yaml", RECIPE)
     kit.write_recipe(root / "broken.yaml", RECIPE.replace("slerp", "slrp"))

@@ -240,9 +240,7 @@ def test_why_a_device_cannot_be_used(
 @pytest.mark.skipif(GPU, reason="there is a GPU")
 @pytest.mark.parametrize("arguments", [("cuda",), ("cuda:3", "--check", "dare")])
 def test_without_a_gpu_nothing_is_written(tmp_path: Path, arguments: tuple[str, ...]) -> None:
-    base = kit.llama(tmp_path / "base", layers=1)
-    for seed, name in enumerate(("math", "chat"), start=1):
-        kit.llama(tmp_path / name, layers=1, near=base, seed=seed)
+    kit.base_and_two(tmp_path, layers=1)
     kit.write_recipe(tmp_path / "recipe.yaml", RECIPE)
     before = snapshot(tmp_path)
     result = kit.run("build", "recipe.yaml", "--device", *arguments, cwd=tmp_path)
@@ -305,9 +303,7 @@ def test_a_gpu_draws_the_same_masks(start: int) -> None:
 
 @needs_gpu
 def test_a_gpu_builds_the_same_files(tmp_path: Path) -> None:
-    base = kit.llama(tmp_path / "base", layers=2)
-    for seed, name in enumerate(("math", "chat"), start=1):
-        kit.llama(tmp_path / name, layers=2, near=base, seed=seed)
+    kit.base_and_two(tmp_path, layers=2)
     kit.write_recipe(tmp_path / "recipe.yaml", RECIPE)
     for place in ("cpu", "cuda"):
         arguments = ("--device", place, "--cache", place, "--out", f"out-{place}")

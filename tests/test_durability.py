@@ -68,9 +68,7 @@ WIDE = {"layers": 1, "hidden": 256, "vocab": 8192, "intermediate": 256}
 @pytest.fixture
 def scratch(tmp_path: Path) -> Scratch:
     """Embeddings of two million elements: enough to be interrupted in."""
-    kit.llama(tmp_path / "base", **WIDE)  # type: ignore[arg-type]
-    for seed, name in enumerate(("math", "chat"), start=1):
-        kit.llama(tmp_path / name, near=tmp_path / "base", seed=seed, **WIDE)  # type: ignore[arg-type]
+    kit.base_and_two(tmp_path, **WIDE)
     age(tmp_path)
     scratch = Scratch(tmp_path)
     scratch.write(RECIPE)

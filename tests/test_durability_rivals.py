@@ -28,9 +28,7 @@ from tests.test_incremental import RECIPE, age
 
 @pytest.fixture
 def scratch(tmp_path: Path) -> Scratch:
-    kit.llama(tmp_path / "base", layers=1)
-    for seed, name in enumerate(("math", "chat"), start=1):
-        kit.llama(tmp_path / name, layers=1, near=tmp_path / "base", seed=seed)
+    kit.base_and_two(tmp_path, layers=1)
     age(tmp_path)
     scratch = Scratch(tmp_path)
     scratch.write(RECIPE)

@@ -24,9 +24,7 @@ WIDE = {"layers": 2, "hidden": 64, "vocab": 3000, "intermediate": 96}
 @pytest.fixture
 def scratch(tmp_path: Path) -> Scratch:
     """Embeddings of several blocks of 65,536 elements, so that chunks matter."""
-    kit.llama(tmp_path / "base", dtype="bfloat16", **WIDE)  # type: ignore[arg-type]
-    for seed, name in enumerate(("math", "chat"), start=1):
-        kit.llama(tmp_path / name, dtype="bfloat16", near=tmp_path / "base", seed=seed, **WIDE)  # type: ignore[arg-type]
+    kit.base_and_two(tmp_path, dtype="bfloat16", **WIDE)
     age(tmp_path)
     scratch = Scratch(tmp_path)
     scratch.write(RECIPE.replace("    merge_method", "    dtype: bfloat16\n    merge_method"))
@@ -69,9 +67,7 @@ def test_threads_without_a_task_help_with_a_large_tensor(
 ) -> None:
     """Parts begin where a digest's 4 MiB do: embeddings of 9 MB have three."""
     large = {"layers": 1, "hidden": 64, "vocab": 70_000, "intermediate": 64}
-    kit.llama(tmp_path / "base", dtype="bfloat16", **large)  # type: ignore[arg-type]
-    for seed, name in enumerate(("math", "chat"), start=1):
-        kit.llama(tmp_path / name, dtype="bfloat16", near=tmp_path / "base", seed=seed, **large)  # type: ignore[arg-type]
+    kit.base_and_two(tmp_path, dtype="bfloat16", **large)
     age(tmp_path)
     scratch = Scratch(tmp_path)
     scratch.write(RECIPE.replace("    merge_method", "    dtype: bfloat16\n    merge_method"))

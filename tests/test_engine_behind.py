@@ -24,9 +24,7 @@ MEMINFO = "MemTotal:       24105112 kB\nMemAvailable:   8388608 kB\n"
 def scratch(tmp_path: Path) -> Scratch:
     """Embeddings of 8 MiB: pages come in groups, which go whole. Two nodes read the base."""
     shape = {"layers": 1, "hidden": 256, "vocab": 8192, "intermediate": 64}
-    kit.llama(tmp_path / "base", **shape)  # type: ignore[arg-type]
-    for seed, name in enumerate(("math", "chat"), start=1):
-        kit.llama(tmp_path / name, near=tmp_path / "base", seed=seed, **shape)  # type: ignore[arg-type]
+    kit.base_and_two(tmp_path, **shape)
     age(tmp_path)
     scratch = Scratch(tmp_path)
     scratch.write(RECIPE)

@@ -77,9 +77,7 @@ ONE = "mergebuild: 1\ninclude: {team: %s}\noutputs: {team.dare: build/dare}\n"
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("include")
-    kit.llama(root / "models/base", layers=1)
-    for seed, name in enumerate(("math", "chat"), start=1):
-        kit.llama(root / "models" / name, layers=1, near=root / "models/base", seed=seed)
+    kit.base_and_two(root / "models", layers=1)
     kit.write_recipe(root / "models/team.yaml", TEAM)
     kit.write_recipe(root / "recipe.yaml", MAIN)
     return root

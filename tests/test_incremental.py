@@ -40,9 +40,7 @@ outputs: {blend: build/blend}
 
 @pytest.fixture
 def scratch(tmp_path: Path) -> Scratch:
-    kit.llama(tmp_path / "base", layers=3)
-    for seed, name in enumerate(("math", "chat"), start=1):
-        kit.llama(tmp_path / name, layers=3, near=tmp_path / "base", seed=seed)
+    kit.base_and_two(tmp_path, layers=3)
     age(tmp_path)
     scratch = Scratch(tmp_path)
     scratch.write(RECIPE)

@@ -30,9 +30,7 @@ from tests.test_lora import adapter
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a recipe, its sources, and a lock of it unbuilt."""
     root = tmp_path_factory.mktemp("models")
-    kit.llama(root / "base", layers=2)
-    for seed, name in enumerate(("math", "chat"), start=1):
-        kit.llama(root / name, layers=2, near=root / "base", seed=seed)
+    kit.base_and_two(root, layers=2)
     kit.write_recipe(root / "recipe.yaml", RECIPE)
     write(root)
     return root
