@@ -96,8 +96,11 @@ class Lease:
         mine = self._announce(builds, reads, begun=not builds)
         patience = time.monotonic() + UNDECIDED
         while True:
-            others = [h for h in live(self._cache) if not set(h.builds).isdisjoint(builds)]
-            others = [h for h in others if h.run != self._run]
+            others = [
+                other
+                for other in live(self._cache)
+                if other.run != self._run and not set(other.builds).isdisjoint(builds)
+            ]
             late = time.monotonic() > patience
             for other in others:
                 if late or other.begun or (other.since, other.run) < (mine.since, mine.run):
