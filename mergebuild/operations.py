@@ -5,21 +5,27 @@ As a method's, a version is to be raised when the numbers change.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from mergebuild.methods.declaration import Paper
+from mergebuild.methods.declaration import Operands, Paper, nothing_held
 
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """One of them; `papers` say where it comes from."""
+    """One of them; `papers` say where it comes from, `held` is as a method's."""
 
     name: str
     version: int
     summary: str
     papers: tuple[Paper, ...] = ()
+    held: Callable[[Operands], int] = nothing_held
+
+
+def _decomposed(operands: Operands) -> int:
+    """Two matrices in float64, and a square of the shorter side with what decomposing it takes."""
+    return 8 * (2 * operands.elements + 3 * min(operands.shape) ** 2)
 
 
 EXTRACT: Final = Operation(
@@ -27,6 +33,7 @@ EXTRACT: Final = Operation(
     1,
     "The best approximation of rank r of what a finetune changed, as a LoRA.",
     (Paper("LoRA: low-rank adaptation of large language models", "Hu et al.", "2106.09685"),),
+    _decomposed,
 )
 """Operands W of the base and W' of the model, in this order; the parts `a` [r, in] and `b` [out, r]
 of s·B·A ≈ W' - W, or of its transpose."""

@@ -172,6 +172,8 @@ def test_declarations_are_complete(name: str) -> None:
     for key, parameter in declared.parameters.items():
         assert parameter.name == key
         assert parameter.doc.endswith(".")
+    held = declared.held(Operands(3, declared.base == "required", (4, 4)))
+    assert (held > 0) == declared.whole
     assert bool(declared.papers) != (name in UNPUBLISHED)
     for paper in declared.papers:
         assert paper.arxiv

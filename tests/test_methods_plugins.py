@@ -15,7 +15,7 @@ from torch import Tensor
 import mergebuild.methods as mm
 from mergebuild.errors import BuildError, UsageError
 from mergebuild.methods import Registry, registry
-from mergebuild.methods.declaration import REQUIRED, Scope
+from mergebuild.methods.declaration import REQUIRED, Operands, Scope
 from mergebuild.methods.declare import method, per_delta, shared
 from mergebuild.methods.plugins import Candidate, keyed, whole_method
 from tests import kit
@@ -68,6 +68,7 @@ def test_the_example_is_a_method(with_example: Registry) -> None:
     assert "median" in list(with_example)
     found = with_example["median"]
     assert (found.base, found.whole, found.package) == ("optional", True, "median-merge 1.0")
+    assert found.held(Operands(4, True, (10, 10))) == 12 * 5 * 100
     assert found.summary == "Take the median of all models at every place."
     assert found.equation.startswith("y = b + strength")
     assert found.parameters["strength"].default == 1.0

@@ -101,6 +101,10 @@ def nothing_idle(operands: Operands, arguments: Arguments) -> frozenset[str]:
     return frozenset()
 
 
+def nothing_held(operands: Operands) -> int:
+    return 0
+
+
 def no_findings(operands: Operands, arguments: Arguments) -> Iterator[Finding]:
     return iter(())
 
@@ -116,8 +120,9 @@ class Method:
     `parameters`. `idle` names arguments that cannot change the result for these operands: all of
     them at their defaults give the same. So they stay out of the key; it includes `seed` where no
     mask is drawn. `whole` methods hold whole tensors in memory, and their last bits may depend on
-    the device. `package` is the name and release of the package that a method comes with, if it is
-    another one.
+    the device. `held` is about how many bytes a thread holds of such operands at the peak, besides
+    chunks of them: the plan states it. `package` is the name and release of the package that a
+    method comes with, if it is another one.
     """
 
     name: str
@@ -137,3 +142,4 @@ class Method:
     inert: frozenset[str] = field(default_factory=frozenset)
     idle: Callable[[Operands, Arguments], frozenset[str]] = nothing_idle
     check: Callable[[Operands, Arguments], Iterator[Finding]] = no_findings
+    held: Callable[[Operands], int] = nothing_held

@@ -30,6 +30,7 @@ from mergebuild.methods.declaration import (
     Required,
     Scope,
     no_findings,
+    nothing_held,
     nothing_idle,
 )
 
@@ -82,6 +83,7 @@ def method(
     inert: tuple[str, ...] = (),
     idle: Callable[[Operands, Arguments], frozenset[str]] = nothing_idle,
     check: Callable[[Operands, Arguments], Iterator[Finding]] = no_findings,
+    held: Callable[[Operands], int] = nothing_held,
 ) -> Callable[[Formula], Method]:
     """Declare the decorated function as a merge method; see `Method` for the fields."""
 
@@ -114,6 +116,7 @@ def method(
             inert=frozenset(inert),
             idle=idle,
             check=check,
+            held=held,
         )
 
     return declare

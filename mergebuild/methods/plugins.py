@@ -121,7 +121,14 @@ def whole_method(name: str, function: Any) -> Method:
         missing="single",
         run=run,
         whole=True,
+        held=_whole_tensors,
     )
+
+
+def _whole_tensors(operands: Operands) -> int:
+    """Operands and result, stored in 16 bits and in float32, and as much for what is made of
+    them on the way."""
+    return 12 * (operands.count + 1) * operands.elements
 
 
 def _hints(function: Any, names: list[str]) -> dict[str, Any]:

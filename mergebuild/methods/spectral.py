@@ -35,6 +35,27 @@ def _idle(operands: Operands, arguments: Arguments) -> frozenset[str]:
     return frozenset(arguments) if operands.deltas == 0 else frozenset()
 
 
+def _squares(operands: Operands, count: int) -> int:
+    """Bytes of so many float64 squares of the shorter side and, where a matrix is walked across,
+    of the result, in float32."""
+    shape = operands.shape
+    if operands.deltas == 0 or len(shape) != 2:
+        return 0
+    across = 4 * operands.elements if shape[0] < shape[1] else 0
+    return 8 * count * min(shape) ** 2 + across
+
+
+def _five_squares(operands: Operands) -> int:
+    """The products, their eigenvectors, two in which these are found, and one to spare."""
+    return _squares(operands, 5)
+
+
+def _squares_by_deltas(operands: Operands) -> int:
+    """Where vectors of other than two deltas are made orthogonal a whole square is decomposed,
+    with two more and `between` beside it; in the end there is a square for each delta."""
+    return _squares(operands, 5 if operands.deltas == 2 else max(7, operands.deltas + 2))
+
+
 def _average(operands: Operands, scale: float) -> Map:
     """y = b + scale·mean d_i."""
     return Combination("deltas", (scale / operands.deltas,) * operands.deltas)
@@ -81,6 +102,7 @@ def _decomposed(
         ),
     ),
     idle=_idle,
+    held=_squares_by_deltas,
 )
 def tsv_merge(operands: Operands, *, lambda_: Lambda) -> Steps:
     """Keep the leading singular vectors of each task matrix and make those of different tasks
@@ -184,6 +206,7 @@ def inverse_root(between: Any, count: int) -> Any:
         ),
     ),
     idle=_idle,
+    held=_five_squares,
 )
 def iso_c(operands: Operands, *, lambda_: Lambda) -> Steps:
     """Sum the task matrices and make all singular values of the sum the same (arXiv:2502.04959).

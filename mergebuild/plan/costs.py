@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from heapq import nlargest
 from math import prod
 
 from mergebuild.checkpoint.dtypes import itemsize
-from mergebuild.operations import EXTRACT
+from mergebuild.methods import registry
+from mergebuild.methods.declaration import Operands, nothing_held
+from mergebuild.operations import OPERATIONS
 from mergebuild.plan.model import Costs, NodePlan
 from mergebuild.plan.outline import TensorOutline
 from mergebuild.recipe import NodeRef
@@ -73,19 +76,20 @@ def most_operands(node: NodePlan) -> int:
     return max([len(node.expressions[name].operands) for name in node.compute], default=0)
 
 
-def whole_bytes(node: NodePlan) -> int:
-    """The most that one thread holds of whole matrices: float64 of two and of a square of the
-    shorter side, decomposed."""
-    return max(
-        (
-            8 * (2 * prod(operand.shape) + 3 * min(operand.shape) ** 2)
-            for name in node.compute
-            if node.expressions[name].method == EXTRACT.name
-            for operand in node.expressions[name].operands[:1]
-            if operand.shape is not None
-        ),
-        default=0,
-    )
+def held_bytes(node: NodePlan) -> Iterator[int]:
+    """What a thread holds besides chunks of each tensor that is computed by what says so."""
+    computed = [node.expressions[name] for name in node.compute]
+    used = {expression.method for expression in computed}
+    holding = {
+        name: held
+        for name in used
+        if (held := (OPERATIONS.get(name) or registry()[name]).held) is not nothing_held
+    }
+    for expression in computed if holding else ():
+        if expression.method in holding:
+            operands = expression.operands
+            shape = operands[0].shape or expression.shape
+            yield holding[expression.method](Operands(len(operands), expression.base, shape))
 
 
 def written_bytes(node: NodePlan) -> int:
@@ -115,7 +119,8 @@ def costs_of(nodes: Mapping[str, NodePlan], jobs: int, chunk: int) -> Costs:
     reads = {name: read_bytes(node, nodes) for name, node in nodes.items() if node.wanted}
     operands = max(map(most_operands, wanted), default=0)
     chunks = chunk * 4 * CHUNK_COPIES * (operands + 1)
-    working = jobs * max(chunks, *map(whole_bytes, wanted), 0)
+    held = nlargest(jobs, (size for node in wanted for size in held_bytes(node)))
+    working = jobs * chunks + sum(held)
     written = sum(written_bytes(node) for node in wanted)
     fetched = sum(fetched_bytes(node) for node in wanted)
     if fetched:
