@@ -64,6 +64,18 @@ class _Questions:
     graded: bool
 
 
+@dataclass(frozen=True, slots=True)
+class _Presence:
+    """A slot of `cast`, which participants have the tensor, all in one shape, and under what
+    names."""
+
+    slot: Slot
+    cast: Cast
+    shape: tuple[int, ...]
+    present: Sequence[Participant]
+    names: Sequence[str | None]
+
+
 Members: TypeAlias = tuple[int, ...]
 """A cast and those of its participants that have a tensor (none: all of them), by identity: they
 live as long as the node is planned."""
@@ -110,7 +122,7 @@ class Evaluation:
         found = self._found.get(case)
         if found is None:
             before = self.remarks.count
-            found = self._evaluated(questions, slot, cast, shape, present, names)
+            found = self._evaluated(questions, _Presence(slot, cast, shape, present, names))
             if self.remarks.count == before:  # else the next such tensor is remarked on, too
                 self._found[case] = found
         return found
@@ -138,50 +150,36 @@ class Evaluation:
             any(question.graded for question in listed),
         )
 
-    def _evaluated(
-        self,
-        questions: _Questions,
-        slot: Slot,
-        cast: Cast,
-        shape: tuple[int, ...],
-        present: Sequence[Participant],
-        names: Sequence[str | None],
-    ) -> Evaluated:
+    def _evaluated(self, questions: _Questions, there: _Presence) -> Evaluated:
         arguments: dict[str, Argument | tuple[Argument, ...]] = {
             parameter.name: () for parameter in self.method.parameters.values()
         }
         for question in questions.all:
-            value = self._value(question, slot, present, names)
+            value = self._value(question, there)
             before = arguments[question.parameter.name]
             if question.who is None:
                 arguments[question.parameter.name] = value
             else:
                 assert isinstance(before, tuple)
                 arguments[question.parameter.name] = (*before, value)
-        operands = Operands(len(present), cast.base, shape)
+        operands = Operands(len(there.present), there.cast.base, there.shape)
         findings = tuple(self.method.check(operands, arguments))
         idle = self.method.idle(operands, arguments)
         for name in idle:
             arguments[name] = _at_rest(self.method.parameters[name], arguments[name])
         return Evaluated(arguments, idle, findings)
 
-    def _value(
-        self,
-        question: _Question,
-        slot: Slot,
-        present: Sequence[Participant],
-        names: Sequence[str | None],
-    ) -> Argument:
+    def _value(self, question: _Question, there: _Presence) -> Argument:
         parameter = question.parameter
-        name = _name(question, slot, names)
+        name = _name(question, there.slot, there.names)
         condition = first(question.conditions, name, self.native)
         if condition is not None:
-            return _typed(parameter, interpolate(condition.value, slot.t))
+            return _typed(parameter, interpolate(condition.value, there.slot.t))
         if parameter.name == "seed":
             return self.node.seed
         if parameter.default is not REQUIRED:
             return _typed(parameter, parameter.default)
-        participant = present[question.who] if question.who is not None else None
+        participant = there.present[question.who] if question.who is not None else None
         of = f" of '{participant.model}'" if participant is not None else ""
         self.remarks.problem(
             f"parameter '{parameter.name}'{of} has no value for a tensor that no filter matches",
