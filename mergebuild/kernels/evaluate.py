@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from mergebuild.kernels.interface import Kernels
@@ -52,7 +53,8 @@ def evaluate(
     if 0 in shape:
         steps.close()
         return Outcome((0,) * len(readers), 0)
-    walk = Walk(readers, dtype, chunk=chunk, kernels=kernels, help=help)
+    begin = partial(Walk, dtype=dtype, chunk=chunk, kernels=kernels)
+    walk: Walk | None = None
     across: TurnedWriter | None = None
     value: Any = None
     reports: list[str] = []
@@ -60,19 +62,20 @@ def evaluate(
         try:
             request = steps.send(value)
         except StopIteration as stop:
+            walk = walk or begin(readers, help=help)
             overflowed = walk.map(stop.value, across or writer)
             if across is not None:
                 across.finish()
             return Outcome(walk.nonfinite, overflowed, tuple(reports))
+        value = None
         if isinstance(request, Report):
             reports.append(request.text)
-            value = None
         elif isinstance(request, Turn):
             from mergebuild.kernels.turned import TurnedWriter, turned, turned_help
 
-            helped = turned_help(help) if help is not None else None
-            walk = Walk(turned(readers), dtype, chunk=chunk, kernels=kernels, help=helped)
+            help = turned_help(help) if help is not None else None
+            readers, walk = turned(readers), None
             across = TurnedWriter(writer, shape[::-1], dtype)
-            value = None
         else:
+            walk = walk or begin(readers, help=help)
             value = walk.gather(request)
