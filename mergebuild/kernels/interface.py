@@ -7,9 +7,12 @@ Knows no torch and no files.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Final, Protocol, runtime_checkable
 
 from mergebuild.kernels.operations import Map, Shape, Statistic
+
+SIZES: Final = {"bfloat16": 2, "float16": 2, "float32": 4, "float64": 8}
+"""Bytes of an element, of the dtypes that operands and results may have."""
 
 
 class Gathering(Protocol):

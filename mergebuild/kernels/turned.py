@@ -10,7 +10,8 @@ from typing import Final
 
 import numpy as np
 
-from mergebuild.kernels.walk import SIZES, Help, Reader, Writer
+from mergebuild.kernels.interface import SIZES
+from mergebuild.kernels.walk import Help, Reader, Writer
 
 _STRIP: Final = 1 << 22
 """Bytes, about, that are read of an operand at a time."""

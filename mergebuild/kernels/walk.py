@@ -16,11 +16,10 @@ from threading import Lock, get_ident
 from typing import Any, Final, Protocol, TypeAlias
 
 from mergebuild.kernels.brackets import Sample
-from mergebuild.kernels.interface import Bench, Gathering, Kernels, Mergeable
+from mergebuild.kernels.interface import SIZES, Bench, Gathering, Kernels, Mergeable
 from mergebuild.kernels.operations import BLOCK, Map, Shape, Statistic
 from mergebuild.kernels.sample import pieces
 
-SIZES: Final = {"bfloat16": 2, "float16": 2, "float32": 4, "float64": 8}
 PART: Final = 128 * BLOCK
 """Elements, about, that one thread works on when others may help: half a second at the most."""
 

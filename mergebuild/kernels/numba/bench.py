@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mergebuild.kernels.interface import Bench, Gathering
+from mergebuild.kernels.interface import SIZES, Bench, Gathering
 from mergebuild.kernels.numba.drawn import Drawn
 from mergebuild.kernels.numba.maps import write
-from mergebuild.kernels.numba.numbers import CODES, SIZES, TILE, nonfinite
+from mergebuild.kernels.numba.numbers import CODES, TILE, nonfinite
 from mergebuild.kernels.numba.statistics import gather
 from mergebuild.kernels.operations import Identity, Map, Shape, Statistic
 

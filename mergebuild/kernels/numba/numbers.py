@@ -18,7 +18,6 @@ TILE: Final = 4096
 
 BFLOAT16, FLOAT16, FLOAT32, FLOAT64 = 0, 1, 2, 3
 CODES: Final = {"bfloat16": BFLOAT16, "float16": FLOAT16, "float32": FLOAT32, "float64": FLOAT64}
-SIZES: Final = {"bfloat16": 2, "float16": 2, "float32": 4, "float64": 8}
 
 _EXPAND_HALF = np.float32(2.0**112)  # moves float16's exponents to float32's
 _SMALL_HALF = np.float32(0.5)  # whose unit in the last place is float16's smallest number
