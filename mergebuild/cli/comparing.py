@@ -10,7 +10,7 @@ from pathlib import Path
 
 import typer
 
-from mergebuild.cli.options import here, pairs
+from mergebuild.cli.options import source_places
 from mergebuild.cli.sinks import event_sink
 from mergebuild.console.cache import comparison_text
 from mergebuild.engine.check import Comparison
@@ -34,7 +34,7 @@ def compared_output(
     json_: bool,
 ) -> dict[str, Comparison]:
     """A published folder, with what it records built again."""
-    places = {name: here(place) for name, place in pairs("--source", sources).items()}
+    places = source_places(sources)
     with ExitStack() as stack:
         sink = silent if json_ else event_sink(stack, json_)
         result = check_output(

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 import mergebuild.api as api
-from mergebuild.cli.options import CacheFolder, Jobs, Offline, RecipeFile, Sources, here, pairs
+from mergebuild.cli.options import CacheFolder, Jobs, Offline, RecipeFile, Sources, source_places
 from mergebuild.cli.sinks import complain, event_sink
 from mergebuild.errors import UsageError
 from mergebuild.files import write_file
@@ -46,7 +46,7 @@ def lock(
     with ExitStack() as stack:
         made, problems = api.locked_anew(
             recipe,
-            sources={name: here(place) for name, place in pairs("--source", source).items()},
+            sources=source_places(source),
             update=(names or ()) if update else None,
             cache=cache,
             settings=api.settings_of(site, jobs=jobs, offline=offline),

@@ -123,6 +123,11 @@ def pairs(option: str, given: Sequence[str] | None) -> dict[str, str]:
     return found
 
 
+def source_places(given: Sequence[str] | None) -> dict[str, str]:
+    """--source options as places by the names of sources. Raises UsageError."""
+    return {name: here(place) for name, place in pairs("--source", given).items()}
+
+
 def places(given: Sequence[str] | None, outputs: Sequence[str]) -> dict[str, Path]:
     """--out options as node names to folders; a bare folder is for the only output."""
     found: dict[str, Path] = {}

@@ -13,7 +13,15 @@ from typing import Annotated
 import typer
 
 import mergebuild.api as api
-from mergebuild.cli.options import CacheFolder, Jobs, Json, Sources, Variables, here, pairs
+from mergebuild.cli.options import (
+    CacheFolder,
+    Jobs,
+    Json,
+    Sources,
+    Variables,
+    pairs,
+    source_places,
+)
 from mergebuild.cli.sinks import complain, event_sink
 from mergebuild.console.checkpoints import publication_text
 from mergebuild.console.plain import plain_sink
@@ -132,11 +140,10 @@ def _of_recipe(
     sink: Sink,
 ) -> Publication:
     site = load_site()
-    places = {name: here(place) for name, place in pairs("--source", sources).items()}
     plan = api.plan(
         recipe,
         variables=pairs("--set", variables),
-        sources=places,
+        sources=source_places(sources),
         select=[node] if node is not None else (),
         cache=cache,
         settings=api.settings_of(site, jobs=jobs),

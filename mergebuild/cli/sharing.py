@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
@@ -21,15 +21,15 @@ from mergebuild.cli.options import (
     Signed,
     Sources,
     Variables,
-    here,
     pairs,
+    source_places,
     the_cache,
     the_remotes,
 )
 from mergebuild.cli.sinks import event_sink
 from mergebuild.console.sharing import keys_text
 from mergebuild.errors import UsageError
-from mergebuild.events import Sink, Warned
+from mergebuild.events import Shared, Sink, Warned
 from mergebuild.plan import Plan, Settings
 from mergebuild.remote import Remotes
 from mergebuild.remote.claim import is_key
@@ -90,8 +90,7 @@ def push(
                 place, chosen, each, Remotes(remotes).store(each.name), how, sink
             )
         ]
-    if any(outcome.how == "failed" for outcome in outcomes):
-        raise typer.Exit(FAILED)
+    _check_all(outcomes)
 
 
 def pull(
@@ -118,6 +117,11 @@ def pull(
         outcomes = [
             pull_checkpoint(place, key, remotes, run=api.run_name(), sink=sink) for key in chosen
         ]
+    _check_all(outcomes)
+
+
+def _check_all(outcomes: Iterable[Shared]) -> None:
+    """Exit with 1 if any failed."""
     if any(outcome.how == "failed" for outcome in outcomes):
         raise typer.Exit(FAILED)
 
@@ -145,7 +149,7 @@ def _chosen(
     plan = api.plan(
         target,
         variables=pairs("--set", variables),
-        sources={name: here(place) for name, place in pairs("--source", sources).items()},
+        sources=source_places(sources),
         select=nodes or (),
         cache=cache.root,
         sink=sink,
