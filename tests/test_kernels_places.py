@@ -32,7 +32,8 @@ from mergebuild.kernels.places import (
     Value,
     WholeTensors,
 )
-from mergebuild.kernels.ranks import Ranks, at_least, ranked, value
+from mergebuild.kernels.ranks import at_least, ranked, value
+from mergebuild.kernels.selection import Halves
 from mergebuild.kernels.torch.values import keys_of
 from tests.methods_reference import STREAMS, bits
 from tests.test_kernels import CHUNKS, drive, gathered, mapping
@@ -63,7 +64,7 @@ def test_at_least_rounds_up(threshold: float, least: float) -> None:
 def looked_up(
     kind: Any, ranks: Sequence[int], xs: Sequence[Tensor], chunk: int = BLOCK
 ) -> list[float]:
-    found: list[Ranks] = []
+    found: list[Halves] = []
 
     def steps() -> Generator[Statistic, Any, Map]:
         found.extend((yield from ranked((kind,), (ranks,))))

@@ -18,38 +18,19 @@ from numpy.typing import NDArray
 from mergebuild.kernels.brackets import MagnitudeBrackets, MagnitudeKeys, Sample
 from mergebuild.kernels.operations import HighCounts, LowCounts, Statistic
 from mergebuild.kernels.sample import whole
-from mergebuild.kernels.selection import guess, key_at, select
+from mergebuild.kernels.selection import Counts, Halves, guess, key_at, select
 
-Counts: TypeAlias = NDArray[np.int64]
 Ranks: TypeAlias = tuple[int, ...]
 
 TOP = 2**31 - 1
 
 
-class Magnitudes:
-    """|x| of one vector, sorted, as far as the ranks that were asked for."""
+class Magnitudes(Halves):
+    """|x| of one vector, sorted, as far as the ranks that were asked for, and their sums."""
 
     def __init__(self, high: Counts, ranks: Sequence[int]) -> None:
-        self._counts, self._sums = high
-        self._cumulative = np.cumsum(self._counts)
-        self._ranks = tuple(ranks)
-        self._low: Mapping[int, Counts] = {}
-        self.buckets = tuple(sorted({self._bucket(rank) for rank in ranks}))
-
-    def refine(self, low: Mapping[int, Counts]) -> None:
-        """Add the low halves counted inside `buckets`."""
-        self._low = low
-
-    def key(self, rank: int) -> int:
-        """The bits of the value at an ascending, 0-based rank out of those asked for."""
-        bucket = self._bucket(rank)
-        before = int(self._cumulative[bucket] - self._counts[bucket])
-        inside = np.cumsum(self._low[bucket])
-        return bucket << 16 | int(np.searchsorted(inside, rank - before, side="right"))
-
-    def keys(self) -> tuple[int, ...]:
-        """The keys at the ranks that were asked for."""
-        return tuple(map(self.key, self._ranks))
+        counts, self._sums = high
+        super().__init__(counts, ranks)
 
     def total(self) -> float:
         """Σ|x|."""
@@ -65,9 +46,6 @@ class Magnitudes:
                 *(self._edge_sums(top, first, last) if first >> 16 < top < 2**15 else ()),
             ]
         )
-
-    def _bucket(self, rank: int) -> int:
-        return int(np.searchsorted(self._cumulative, rank, side="right"))
 
     def _bucket_sums(self, start: int, stop: int) -> Iterator[float]:
         """Within a bucket the exponent is one, so its sum follows from that of the low halves."""

@@ -6,50 +6,21 @@ do. `order` does the same for magnitudes of deltas, whose sign is dropped.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
-from typing import Any, TypeAlias
+from collections.abc import Generator, Sequence
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mergebuild.kernels.brackets import Bracket, Sample, ValueBrackets, ValueKeys
 from mergebuild.kernels.operations import Statistic
 from mergebuild.kernels.places import Balance, Spread, Value, ValueHighCounts, ValueLowCounts
 from mergebuild.kernels.sample import whole
-from mergebuild.kernels.selection import guess, key_at, select
+from mergebuild.kernels.selection import Counts, Halves, guess, key_at, select
 
-Counts: TypeAlias = NDArray[np.int64]
 SIGN = 2**31
 TOP = 2**32 - 1
 ZERO = SIGN
 """The key of +0."""
-
-
-class Ranks:
-    """The values of one tensor, sorted, as far as the ranks that were asked for."""
-
-    def __init__(self, counts: Counts) -> None:
-        self._counts = counts
-        self._cumulative = np.cumsum(counts)
-        self._low: Mapping[int, Counts] = {}
-
-    def buckets(self, ranks: Sequence[int]) -> tuple[int, ...]:
-        """The high halves of the keys at these ascending, 0-based ranks."""
-        return tuple(sorted({self._bucket(rank) for rank in ranks}))
-
-    def refine(self, low: Mapping[int, Counts]) -> None:
-        """Add what was counted inside `buckets`."""
-        self._low = low
-
-    def key(self, rank: int) -> int:
-        """The key of the value at a rank out of those asked for."""
-        bucket = self._bucket(rank)
-        before = int(self._cumulative[bucket] - self._counts[bucket])
-        inside = np.cumsum(self._low[bucket])
-        return bucket << 16 | int(np.searchsorted(inside, rank - before, side="right"))
-
-    def _bucket(self, rank: int) -> int:
-        return int(np.searchsorted(self._cumulative, rank, side="right"))
 
 
 def value(key: int) -> float:
@@ -86,7 +57,7 @@ def keys_at(
         keys = tuple(key for key in exact if key is not None)
         if len(keys) < len(some):
             (slowly,) = yield from ranked((value,), (some,))
-            keys = tuple(map(slowly.key, some))
+            keys = slowly.keys()
         found.append(keys)
     return found
 
@@ -111,13 +82,13 @@ def largest_nonzero(
     key = key_at(elements - count, nearly, bracketed)
     if key is None:
         (slowly,) = yield from ranked((value,), ((elements - count,),))
-        key = slowly.key(elements - count)
+        (key,) = slowly.keys()
     return key
 
 
 def ranked(
     values: Sequence[Value], ranks: Sequence[Sequence[int]]
-) -> Generator[Statistic, Any, list[Ranks]]:
+) -> Generator[Statistic, Any, list[Halves]]:
     """Count out ascending, 0-based ranks, those of each value."""
     high = yield ValueHighCounts(tuple(values))
     return (yield from refined(values, high, ranks))
@@ -127,11 +98,10 @@ def refined(
     values: Sequence[Value],
     high: Sequence[Counts],
     ranks: Sequence[Sequence[int]],
-) -> Generator[Statistic, Any, list[Ranks]]:
+) -> Generator[Statistic, Any, list[Halves]]:
     """The same, where it is known what `ValueHighCounts` finds."""
-    found = [Ranks(counts) for counts in high]
-    buckets = tuple(one.buckets(wanted) for one, wanted in zip(found, ranks, strict=True))
-    low = yield ValueLowCounts(tuple(values), buckets)
+    found = [Halves(counts, wanted) for counts, wanted in zip(high, ranks, strict=True)]
+    low = yield ValueLowCounts(tuple(values), tuple(one.buckets for one in found))
     for one, counts in zip(found, low, strict=True):
         one.refine(counts)
     return found

@@ -1,4 +1,5 @@
-"""Order statistics out of a sample and what was counted and kept by its advice.
+"""Order statistics out of a sample and what was counted and kept by its advice, or by counting
+halves of keys.
 
 Nothing rests on a guess but time: it shows whether it was right.
 """
@@ -6,7 +7,7 @@ Nothing rests on a guess but time: it shows whether it was right.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -16,10 +17,41 @@ from mergebuild.kernels.brackets import Bracket, Bracketed
 from mergebuild.kernels.sample import PIECE
 
 Keys: TypeAlias = NDArray[np.uint32]
+Counts: TypeAlias = NDArray[np.int64]
 
 _DEVIATIONS: Final = 4.0
 _LEAST: Final = 8
 _ROOM: Final = 2**22
+
+
+class Halves:
+    """Sorted keys, as far as ascending, 0-based `ranks` need them: `counts` are by the high halves,
+    what refines them, in the `buckets` of these ranks, by the low 16 bits."""
+
+    def __init__(self, counts: Counts, ranks: Sequence[int]) -> None:
+        self._counts = counts
+        self._cumulative = np.cumsum(counts)
+        self._ranks = tuple(ranks)
+        self._low: Mapping[int, Counts] = {}
+        self.buckets = tuple(sorted({self._bucket(rank) for rank in ranks}))
+
+    def refine(self, low: Mapping[int, Counts]) -> None:
+        """Add the low halves counted inside `buckets`."""
+        self._low = low
+
+    def key(self, rank: int) -> int:
+        """The key at a rank out of those asked for."""
+        bucket = self._bucket(rank)
+        before = int(self._cumulative[bucket] - self._counts[bucket])
+        inside = np.cumsum(self._low[bucket])
+        return bucket << 16 | int(np.searchsorted(inside, rank - before, side="right"))
+
+    def keys(self) -> tuple[int, ...]:
+        """The keys at the ranks that were asked for."""
+        return tuple(map(self.key, self._ranks))
+
+    def _bucket(self, rank: int) -> int:
+        return int(np.searchsorted(self._cumulative, rank, side="right"))
 
 
 def guess(keys: Keys, rank: int, elements: int, top: int) -> Bracket:
@@ -70,12 +102,6 @@ def select(keys: Keys, ranks: Sequence[int]) -> tuple[int, ...]:
     numbers are.
     """
     high = keys >> 16
-    counts = np.bincount(high)
-    cumulative = np.cumsum(counts)
-    found = []
-    for rank in ranks:
-        half = int(np.searchsorted(cumulative, rank, side="right"))
-        before = int(cumulative[half] - counts[half])
-        inside = np.cumsum(np.bincount(keys[high == half] & 0xFFFF))
-        found.append(half << 16 | int(np.searchsorted(inside, rank - before, side="right")))
-    return tuple(found)
+    found = Halves(np.bincount(high), ranks)
+    found.refine({half: np.bincount(keys[high == half] & 0xFFFF) for half in found.buckets})
+    return found.keys()
