@@ -74,8 +74,8 @@ where that may be None it is optional. Keyword-only arguments are the parameters
 `bool` for the node, `tuple[float, ...]` for each model but the base, and
 `Annotated[float, shared("What it does.", low=0)]` (`mergebuild.methods.declare`) says more. A
 method that streams is a function that yields statistics, like those in `mergebuild/methods/`,
-under `@method(...)`; what it holds besides chunks it tells with `held=`, from the number and shape of
-its operands, and the plan counts it.
+under `@method(...)`; with `held=` it tells what it holds besides chunks, from the number and shape
+of its operands, and the plan counts it.
 """
 
 ERRORS = """\
