@@ -139,6 +139,7 @@ def plan(
     lock: Lock | None = None,
     locked: bool = False,
     remotes: Sequence[Remote] | None = None,
+    provisional: bool = False,
     sink: Sink = silent,
 ) -> Plan:
     """Decide what building a recipe takes. Nothing is written but the memo of source digests.
@@ -146,7 +147,9 @@ def plan(
     `select` names nodes (`name`, `+name`, `name+`), default all outputs; `outputs` says where
     nodes are published, over what the recipe says. What `remotes` hold, in their order (default:
     the site's), is fetched rather than computed. What is not as the lock has it is an error if
-    the plan is to be `locked`, else a warning. Raises MergebuildError, before any source is read if
+    the plan is to be `locked`, else a warning. A `provisional` plan may be made before sources
+    that nobody has read are, unless there is a lock or a remote: building it reads them once, and
+    some of its keys stand for the true ones. Raises MergebuildError, before any source is read if
     `settings` name a device that cannot compute here.
     """
     site = site or load_site()
@@ -183,6 +186,7 @@ def plan(
         outputs=outputs,
         settings=settings,
         remotes=Remotes(asked, sink),
+        provisional=provisional and lock is None and not asked,
         sink=sink,
     )
     if lock is not None:

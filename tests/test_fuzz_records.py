@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mergebuild.cache import Cache, FileRecord, Manifest, ShardRecord, TensorRecord, read_manifest
-from mergebuild.cache.journal import records
+from mergebuild.cache.journal import Finished, records
 from mergebuild.cache.lease import alive, live
 from mergebuild.cache.manifest import _seal, to_text
 from mergebuild.cache.registry import all_registered
@@ -153,14 +153,14 @@ def test_bombs(tmp_path: Path, content: bytes) -> None:
 def test_any_journal(tmp_path: Path, lines: list[bytes]) -> None:
     path = tmp_path / "journal.jsonl"
     path.unlink(missing_ok=True)
-    good = b'["x", "digest"]\n'
+    good, finished = b'["x", "digest", "key"]\n', ("x", Finished("digest", "key"))
     path.write_bytes(good + b"\n".join(lines))
     found = list(records(path))
-    assert found[0] == ("x", "digest")
+    assert found[0] == finished
     # What is left is sound: more can be appended, and all of it is read.
     with open(path, "ab") as file:
         file.write(good)
-    assert list(records(path)) == [*found, ("x", "digest")]
+    assert list(records(path)) == [*found, finished]
 
 
 @given(content=st.binary(max_size=200) | VALUES.map(lambda v: json.dumps(v).encode()))

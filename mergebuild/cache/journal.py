@@ -1,4 +1,5 @@
-"""The journal of a checkpoint that is being built: which tensors are written, with their digests.
+"""The journal of a checkpoint that is being built: which tensors are written, with their keys and
+digests.
 
 A line a tensor. The last one may be torn, and anything may have happened to the file since: what
 it says is a claim, to be compared with the tensors themselves.
@@ -11,11 +12,18 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Lock
-from typing import Final
+from typing import Final, NamedTuple
 
 from mergebuild.files import open_real
 
 JOURNAL: Final = "journal.jsonl"
+
+
+class Finished(NamedTuple):
+    """A tensor that is written whole: the digest of its content, and the key it was made for."""
+
+    digest: str
+    key: str
 
 
 class Journal:
@@ -29,9 +37,9 @@ class Journal:
     def empty(self) -> bool:
         return not os.fstat(self._descriptor).st_size
 
-    def note(self, tensor: str, digest: str) -> None:
-        """Note that a tensor is written whole; its content has this digest."""
-        line = json.dumps([tensor, digest]).encode() + b"\n"
+    def note(self, tensor: str, finished: Finished) -> None:
+        """Note that a tensor is written whole."""
+        line = json.dumps([tensor, *finished]).encode() + b"\n"
         with self._lock:
             os.write(self._descriptor, line)
 
@@ -39,8 +47,8 @@ class Journal:
         os.close(self._descriptor)
 
 
-def records(path: Path) -> Iterator[tuple[str, str]]:
-    """(tensor, digest) up to the first line that is torn or damaged; there the file is cut off."""
+def records(path: Path) -> Iterator[tuple[str, Finished]]:
+    """What was noted, up to the first line that is torn or damaged; there the file is cut off."""
     try:
         descriptor = open_real(path, os.O_RDWR)
     except OSError:
@@ -49,11 +57,11 @@ def records(path: Path) -> Iterator[tuple[str, str]]:
         sound = 0
         for line in file:
             try:
-                tensor, digest = json.loads(line)
+                tensor, digest, key = json.loads(line)
             except (ValueError, TypeError, RecursionError):
                 break
             if not line.endswith(b"\n") or not isinstance(tensor, str):
                 break
             sound += len(line)
-            yield tensor, str(digest)
+            yield tensor, Finished(str(digest), str(key))
         file.truncate(sound)

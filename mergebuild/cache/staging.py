@@ -2,10 +2,11 @@
 
     staging/<key>.<run>/  journal.jsonl, and checkpoint/ with the shards at their full size
 
+While the key is not known yet, another digest stands for it: of the node's name and its layout.
 Every run stages in folders of its own, so builders need no lock to be right. A folder whose run is
 dead is taken over by renaming it, which only one can do; what its journal lists is kept after its
-content is checked. Publishing renames checkpoint/ to checkpoints/<key>: the only commit, and the
-journal outlives it.
+key and content are checked. Publishing renames checkpoint/ to checkpoints/<key>: the only commit,
+and the journal outlives it.
 """
 
 from __future__ import annotations
@@ -13,17 +14,18 @@ from __future__ import annotations
 import errno
 import os
 import stat
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 from mergebuild.cache.index import Region
-from mergebuild.cache.journal import JOURNAL, Journal, records
+from mergebuild.cache.journal import JOURNAL, Finished, Journal, records
 from mergebuild.cache.lease import alive
 from mergebuild.cache.manifest import MANIFEST
 from mergebuild.cache.store import Cache, Unsound, names_in, set_aside
 from mergebuild.checkpoint.safetensors import ShardPlan
+from mergebuild.digest import fields_digest
 from mergebuild.errors import BuildError
 from mergebuild.files import (
     fsync_directory,
@@ -41,37 +43,42 @@ _OCCUPIED: Final = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
 
 
 class Staging:
-    """The folder of one checkpoint that this run builds; to be published or closed.
+    """The folder of one checkpoint of a node that this run builds; to be published or closed.
 
-    `journaled` are the content digests, by tensor, of what an earlier run says it had finished.
+    `key` is None as long as it is not known; then nothing is taken over. `journaled` is, by tensor,
+    what an earlier run says it had finished.
     """
 
-    def __init__(self, cache: Cache, key: str, shards: tuple[ShardPlan, ...], run: str) -> None:
+    def __init__(
+        self, cache: Cache, key: str | None, node: str, shards: tuple[ShardPlan, ...], run: str
+    ) -> None:
         self._cache = cache
-        self._key = key
         self._shards = {shard.name: shard for shard in shards}
         self._where = {tensor: shard.name for shard in shards for tensor in shard.offsets}
         self._files = {shard.name for shard in shards}
         self._descriptors: dict[str, int] = {}
         self._direct: dict[str, int] = {}
-        self._folder = cache.staging / f"{key}.{run}"
+        nameless = _nameless(node, shards)
+        self._folder = cache.staging / f"{key or nameless}.{run}"
         self._content = self._folder / _CONTENT
         make_directories(cache.staging)
-        self.journaled = self._adopt()
+        self.journaled: dict[str, Finished] = {}
+        if key is not None:
+            own = [self._folder, cache.staging / f"{nameless}.{run}"]
+            left = sorted(left_of(cache, key, node, shards), key=_finished, reverse=True)
+            self.journaled = self._adopt([*filter(Path.is_dir, own), *left])
         make_directories(self._content)
         self._journal = Journal(self._folder / JOURNAL)
 
-    def _adopt(self) -> dict[str, str]:
-        """Take over what was left of the same checkpoint; the fullest folder goes first."""
-        left = [self._folder] if self._folder.is_dir() else []
-        left += sorted(abandoned(self._cache, self._key), key=_finished, reverse=True)
+    def _adopt(self, left: Iterable[Path]) -> dict[str, Finished]:
+        """Take over the first of these folders that is laid out alike."""
         for folder in left:
             try:
                 if folder != self._folder:
                     folder.rename(self._folder)
             except OSError:
                 continue
-            if self._same_layout():
+            if _laid_out(self._content, self._shards.values()):
                 self._tidy()
                 return dict(records(self._folder / JOURNAL))
             remove_tree(self._folder)
@@ -82,20 +89,6 @@ class Staging:
         for name in names_in(self._content):
             if name not in self._shards:
                 remove_tree(self._content / name)
-
-    def _same_layout(self) -> bool:
-        for shard in self._shards.values():
-            try:
-                descriptor = open_real(self._content / shard.name, os.O_RDONLY)
-            except OSError:
-                return False
-            try:
-                same = os.fstat(descriptor).st_size == shard.size
-                if not same or os.pread(descriptor, len(shard.header), 0) != shard.header:
-                    return False
-            finally:
-                os.close(descriptor)
-        return True
 
     def allocate(self, linked: Mapping[str, Path]) -> None:
         """Make every shard at its full size; those in `linked` are taken from the cache whole.
@@ -139,9 +132,9 @@ class Staging:
         """The file of a tensor, opened for writes past the page cache; -1 where it is not."""
         return self._direct[self._where[tensor]]
 
-    def finish(self, tensor: str, digest: str) -> None:
-        """Note that a tensor is written whole; its content has this digest."""
-        self._journal.note(tensor, digest)
+    def finish(self, tensor: str, finished: Finished) -> None:
+        """Note that a tensor is written whole."""
+        self._journal.note(tensor, finished)
 
     def write(self, name: str, data: bytes) -> None:
         """Put a side file."""
@@ -182,28 +175,28 @@ class Staging:
             hint="run the build again",
         )
 
-    def publish(self, manifest: bytes) -> None:
+    def publish(self, key: str, manifest: bytes) -> None:
         """Make the checkpoint be there, after `seal`: the manifest last, then one rename.
 
         A rival that was faster wins; its checkpoint is the same. The open files stay readable
         until `close`: other nodes of the run may still be made from them.
         """
         write_file(self._content / MANIFEST, manifest, mode=0o444)
-        target = self._cache.folder(self._key)
+        target = self._cache.folder(key)
         make_directories(target.parent)
-        while not self._commit(target):
-            set_aside(self._cache, self._key)
+        while not self._commit(target, key):
+            set_aside(self._cache, key)
         fsync_directory(target.parent)
         remove_tree(self._folder)
 
-    def _commit(self, target: Path) -> bool:
+    def _commit(self, target: Path, key: str) -> bool:
         """Whether the checkpoint is there now; not if something else is in its place."""
         try:
             self._content.rename(target)
         except OSError as error:
             if error.errno not in _OCCUPIED:
                 raise
-            return self._cache.lookup(self._key) is not None
+            return self._cache.lookup(key) is not None
         return True
 
     def close(self) -> None:
@@ -229,6 +222,38 @@ def abandoned(cache: Cache, key: str = "") -> list[Path]:
         and not (cache.staging / name).is_symlink()
         and not alive(cache, name.partition(".")[2])
     ]
+
+
+def left_of(cache: Cache, key: str, node: str, shards: tuple[ShardPlan, ...]) -> list[Path]:
+    """What dead runs left of a node's checkpoint, whether they knew its key or not."""
+    return [*abandoned(cache, key), *abandoned(cache, _nameless(node, shards))]
+
+
+def left_like(cache: Cache, shards: tuple[ShardPlan, ...]) -> bool:
+    """Whether a dead run left something that is laid out like this."""
+    return any(_laid_out(folder / _CONTENT, shards) for folder in abandoned(cache))
+
+
+def _nameless(node: str, shards: tuple[ShardPlan, ...]) -> str:
+    """What stands for a key that is not known."""
+    headers = tuple(shard.header for shard in shards)
+    return fields_digest("staging", [("node", node), ("headers", headers)])
+
+
+def _laid_out(content: Path, shards: Iterable[ShardPlan]) -> bool:
+    """Whether a folder has files of these sizes with these headers."""
+    for shard in shards:
+        try:
+            descriptor = open_real(content / shard.name, os.O_RDONLY)
+        except OSError:
+            return False
+        try:
+            same = os.fstat(descriptor).st_size == shard.size
+            if not same or os.pread(descriptor, len(shard.header), 0) != shard.header:
+                return False
+        finally:
+            os.close(descriptor)
+    return True
 
 
 def _finished(folder: Path) -> int:

@@ -17,6 +17,7 @@ from threading import Lock
 from types import TracebackType
 from typing import Final, Self
 
+from mergebuild.checkpoint.contents import Contents
 from mergebuild.checkpoint.header import TensorInfo
 from mergebuild.checkpoint.memo import Memo
 from mergebuild.checkpoint.reader import changed, check_unchanged
@@ -67,10 +68,27 @@ class DigestMemo:
     def close(self) -> None:
         self.memo.close()
 
+    def remembered(self, checkpoint: Checkpoint) -> dict[str, str] | None:
+        """Content digests of all tensors by name, None unless all are remembered. Raises
+        CheckpointError for a file that changed since the checkpoint was opened."""
+        found: dict[str, str] = {}
+        for file in checkpoint.files:
+            known = self._remembered(file, checkpoint.stamps[file], _within(checkpoint, file))
+            if known is None:
+                return None
+            found.update(known)
+        return {name: found[name] for name in checkpoint.tensors}
+
     def tensor_digests(
-        self, checkpoint: Checkpoint, *, jobs: int, progress: Progress
+        self,
+        checkpoint: Checkpoint,
+        *,
+        jobs: int,
+        progress: Progress,
+        contents: Contents | None = None,
     ) -> dict[str, str]:
-        """Content digests of all tensors by name, in the order of the names.
+        """Content digests of all tensors by name, in the order of the names; those in `contents`
+        are taken from there.
 
         `progress` is told of every so many bytes as they are digested, not of what is remembered;
         from any thread, one at a time. Raises CheckpointError for a file that cannot be read, or
@@ -78,8 +96,11 @@ class DigestMemo:
         """
         found: dict[str, str] = {}
         for file in checkpoint.files:
-            tensors = [t for t in checkpoint.tensors.values() if t.file == file]
-            found.update(self._tensors(file, checkpoint.stamps[file], tensors, jobs, progress))
+            mark, tensors = checkpoint.stamps[file], _within(checkpoint, file)
+            known = self._remembered(file, mark, tensors)
+            if known is None:
+                known = self._found(file, mark, tensors, jobs, progress, contents)
+            found.update(known)
         return {name: found[name] for name in checkpoint.tensors}
 
     def file_digest(self, path: Path) -> str:
@@ -104,36 +125,50 @@ class DigestMemo:
             self.memo.put(path, _FILE, known_as, {"": digest})
         return digest
 
-    def _tensors(
+    def _remembered(
+        self, file: Path, mark: Stamp, tensors: Sequence[TensorInfo]
+    ) -> Mapping[str, str] | None:
+        check_unchanged(file, mark)
+        known = self.memo.get(file, _TENSORS, _known_as(mark, tensors))
+        return known if known is not None and known.keys() == {t.name for t in tensors} else None
+
+    def _found(
         self,
         file: Path,
         mark: Stamp,
         tensors: Sequence[TensorInfo],
         jobs: int,
         progress: Progress,
+        contents: Contents | None,
     ) -> Mapping[str, str]:
-        check_unchanged(file, mark)
-        layout = [(t.name, t.dtype, t.shape, t.offset) for t in tensors]
-        known_as = identity(mark, bytes_digest(json.dumps(layout).encode()))
-        known = self.memo.get(file, _TENSORS, known_as)
-        if known is not None and known.keys() == {t.name for t in tensors}:
-            return known
-        blocks: dict[str, list[bytes]] = {t.name: [] for t in tensors}
+        began = contents.began if contents is not None else time.time_ns()
+        digests = {t.name: contents.known(t) for t in tensors} if contents is not None else {}
+        unread = [t for t in tensors if digests.get(t.name) is None]
+        blocks: dict[str, list[bytes]] = {t.name: [] for t in unread}
         with opened(file) as descriptor:
-            began = time.time_ns()
             check_still(descriptor, file, mark)
             todo = [
                 block
-                for t in sorted(tensors, key=lambda t: t.offset)
+                for t in sorted(unread, key=lambda t: t.offset)
                 for block in _blocks(t.offset, t.nbytes, f"tensor '{t.name}'", blocks[t.name])
             ]
             _run(descriptor, file, todo, jobs, progress)
             check_still(descriptor, file, mark)
         check_unchanged(file, mark)
-        digests = {t.name: content_digest(t.dtype, t.shape, blocks[t.name]) for t in tensors}
+        found = {name: digest for name, digest in digests.items() if digest is not None}
+        found.update((t.name, content_digest(t.dtype, t.shape, blocks[t.name])) for t in unread)
         if settled(mark, began):
-            self.memo.put(file, _TENSORS, known_as, digests)
-        return digests
+            self.memo.put(file, _TENSORS, _known_as(mark, tensors), found)
+        return found
+
+
+def _within(checkpoint: Checkpoint, file: Path) -> list[TensorInfo]:
+    return [tensor for tensor in checkpoint.tensors.values() if tensor.file == file]
+
+
+def _known_as(mark: Stamp, tensors: Sequence[TensorInfo]) -> str:
+    layout = [(t.name, t.dtype, t.shape, t.offset) for t in tensors]
+    return identity(mark, bytes_digest(json.dumps(layout).encode()))
 
 
 def _blocks(offset: int, size: int, what: str, digests: list[bytes]) -> Iterator[_Block]:

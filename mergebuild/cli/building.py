@@ -71,6 +71,7 @@ def _plan(
     offline: bool = False,
     sink: Sink = silent,
     remotes: Sequence[Remote] = (),
+    provisional: bool = False,
 ) -> Plan:
     site = load_site()
     size = byte_size(shard_size) if shard_size is not None else None
@@ -89,6 +90,7 @@ def _plan(
         lock=lock,
         locked=locked,
         remotes=remotes,
+        provisional=provisional,
         sink=sink,
     )
 
@@ -180,7 +182,7 @@ def build(
         remotes = the_remotes(remote, require_signatures)
         plan = _plan(
             recipe, nodes, set_, source, out, cache, strict,
-            jobs, chunk, shard_size, device, locked, offline, sink, remotes,
+            jobs, chunk, shard_size, device, locked, offline, sink, remotes, True,
         )  # fmt: skip
         homeless = [name for name in plan.targets if plan.recipe.outputs.get(name, Path()) is None]
         for name in homeless:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from typing import TypeAlias
 
 from mergebuild.cache import Cache, to_text
+from mergebuild.cache.journal import Finished
 from mergebuild.cache.registry import register
 from mergebuild.cache.staging import Staging
+from mergebuild.checkpoint.header import TensorInfo
 from mergebuild.checkpoint.safetensors import index_name, index_text
 from mergebuild.engine.behind import Behind, available_memory
 from mergebuild.engine.evaluate import check_linked, compute_tensor, copy_tensor, fetch_tensor
@@ -19,17 +22,20 @@ from mergebuild.engine.ring import Landing
 from mergebuild.engine.schedule import Schedule, Task, reads_of, schedule, work_of
 from mergebuild.engine.tally import Tally
 from mergebuild.engine.workers import Made, Workers
+from mergebuild.engine.writer import Writer
 from mergebuild.errors import BuildError
 from mergebuild.events import BuildFinished, BuildStarted, How, OutputPublished, Sink, Warned, Work
 from mergebuild.kernels import Kernels
 from mergebuild.kernels.choose import CPU, kernels_of_run
 from mergebuild.methods.declaration import Method
-from mergebuild.plan import NodePlan, Plan
+from mergebuild.plan import NodePlan, Plan, TrueKeys, settle
 from mergebuild.plan.costs import fetched_bytes, tensor_bytes, written_bytes
-from mergebuild.recipe import NodeRef
+from mergebuild.recipe import NodeRef, Source
 from mergebuild.remote.fetch import Downloads
 from mergebuild.share.card import licence_warnings, papers
 from mergebuild.share.provenance import manifest_of
+
+Announce: TypeAlias = Callable[[Plan], None]
 
 
 def carry_out(
@@ -38,9 +44,11 @@ def carry_out(
     methods: Mapping[str, Method],
     run: str,
     options: Options,
+    announce: Announce,
     sink: Sink,
 ) -> BuildFinished:
-    """Bring every target of a plan up to date.
+    """Bring every target of a plan up to date. `announce` is told of a plan with the keys that a
+    provisional one comes to, before anything is published.
 
     Raises BuildError, CheckpointError or CapacityError when a node fails, what was finished until
     then being kept for the next build; Unsound or Missed when the cache or a remote is not what
@@ -52,7 +60,7 @@ def carry_out(
     error: str | None = "interrupted"
     try:
         if wanted:
-            Run(plan, plan.cache, methods, tally, options).nodes(wanted)
+            plan = Run(plan, plan.cache, methods, tally, options, announce).nodes(wanted)
         for name, node in plan.nodes.items():
             if node.output is not None and not node.output.fresh:
                 for warning in licence_warnings(plan, name):
@@ -108,34 +116,48 @@ class Run:
         methods: Mapping[str, Method],
         tally: Tally,
         options: Options,
+        announce: Announce,
     ) -> None:
         self._plan = plan
         self._into = into
         self._methods = methods
         self._tally = tally
         self._options = options
+        self._announce = announce
         self._places = Places(plan)
+        self._keys = TrueKeys(plan, self._digest)
         self._downloads = Downloads()
         self._behind: Behind
         self._kernels: Kernels
         self._workers: Workers
 
-    def nodes(self, wanted: Mapping[str, NodePlan]) -> None:
-        """Build every wanted node."""
+    def nodes(self, wanted: Mapping[str, NodePlan]) -> Plan:
+        """Build every wanted node; the plan, with the keys that a provisional one comes to."""
         try:
             todo = self._stage(wanted)
             self._tally.expect(todo, wanted)
             self._behind = Behind(self._plan, todo, self._places.files, available_memory())
             for name in wanted:
                 if self._tally.empty(name):
-                    self._publish(name)
+                    self._complete(name)
             settings = self._plan.settings
             self._workers = Workers(todo, self._task, settings.threads, self._places.stop)
             with kernels_of_run(settings.device) as self._kernels:
                 self._workers.run()
+            if self._plan.provisional:
+                self._settle(wanted)
         finally:
             self._downloads.close()
             self._places.close()
+        return self._plan
+
+    def _settle(self, wanted: Iterable[str]) -> None:
+        """Publish what was built of contents that nobody knew before."""
+        self._places.check_unchanged()
+        self._plan = settle(self._plan, self._methods, self._tally.tell)
+        self._announce(self._plan)
+        for name in wanted:
+            self._publish(name)
 
     def _stage(self, wanted: Mapping[str, NodePlan]) -> Schedule:
         """Open the staging folders; what is there already needs no task."""
@@ -143,7 +165,8 @@ class Run:
         for name, node in wanted.items():
             if not node.stored:
                 continue
-            staging = Staging(self._into, node.key, node.shards, self._tally.run)
+            key = node.key if not self._plan.provisional else None
+            staging = Staging(self._into, key, name, node.shards, self._tally.run)
             self._places.staging[name] = staging
             staging.allocate(node.linked)
             for tensor, digest in sound_tensors(node, staging, self._plan.settings.threads):
@@ -160,10 +183,17 @@ class Run:
     def _finish(self, task: Task, how: How, digest: str) -> None:
         """A tensor is where it belongs."""
         name, tensor = task
-        if self._plan.nodes[name].stored:
-            self._places.staging[name].finish(tensor, digest)
+        node = self._plan.nodes[name]
+        if node.stored:
+            finished = Finished(digest, self._keys.key(node, tensor))
+            self._places.staging[name].finish(tensor, finished)
         self._note(name, tensor, how, digest)
         if self._tally.last(name):
+            self._complete(name)
+
+    def _complete(self, name: str) -> None:
+        """All tensors of a node are there."""
+        if not self._plan.provisional:
             self._publish(name)
 
     def _make(self, task: Task) -> tuple[How, str, Landing]:
@@ -175,14 +205,14 @@ class Run:
             return "linked", check_linked(node, tensor, self._places, source), Landing()
         writer = self._places.writer(node, tensor, read_again=self._tally.read_again(task))
         if tensor in node.reuse:
-            return "copied", copy_tensor(node, tensor, self._places, writer), writer.landing
+            return "copied", self._copy(node, tensor, writer), writer.landing
         if tensor in node.fetch:
             remotes, downloads = self._plan.remotes, self._downloads
             digest = fetch_tensor(node, tensor, writer, remotes, downloads)
             return "fetched", digest, writer.landing
         digest = compute_tensor(
             node,
-            tensor,
+            self._keys.expression(node, tensor),
             self._places,
             writer,
             self._methods,
@@ -193,6 +223,31 @@ class Run:
             self._workers.share if self._plan.settings.device == CPU else None,
         )
         return "computed", digest, writer.landing
+
+    def _copy(self, node: NodePlan, tensor: str, writer: Writer) -> str:
+        cached = node.reuse[tensor]
+        info = self._unread(node, tensor) if cached.checkpoint is None else None
+        if info is None:
+            return copy_tensor(node, tensor, self._places, writer, cached.digest)
+        contents = self._plan.contents
+        assert contents is not None
+        digest = copy_tensor(node, tensor, self._places, writer, contents.known(info))
+        contents.learn(info, digest)
+        return digest
+
+    def _unread(self, node: NodePlan, tensor: str) -> TensorInfo | None:
+        """The tensor of a source that one of a node is, if the source was not read before."""
+        operand = node.expressions[tensor].operands[0]
+        source = node.models[operand.model]
+        leaf = self._plan.leaves[source] if isinstance(source, Source) else None
+        provisional = leaf is not None and leaf.outline.provisional
+        return leaf.checkpoint.tensors[operand.tensor] if leaf and provisional else None
+
+    def _digest(self, tensor: TensorInfo) -> str:
+        """The digest of a source's tensor, which may not have been read before."""
+        contents = self._plan.contents
+        assert contents is not None
+        return contents.digest(tensor, self._places.files, self._workers.share)
 
     def _note(self, name: str, tensor: str, how: How, digest: str) -> None:
         size = tensor_bytes(self._plan.nodes[name].outline.tensors[tensor])
@@ -206,7 +261,7 @@ class Run:
         self._behind.done(task)
 
     def _publish(self, name: str) -> None:
-        """All tensors of a node are there: make it a checkpoint."""
+        """Make a node a checkpoint, all of whose tensors are there."""
         node = self._plan.nodes[name]
         self._places.check_unchanged()
         if node.stored:
@@ -229,4 +284,4 @@ class Run:
             staging.write(index_name(node.shards), index_text(node.shards))
         digests, mtimes = self._tally.digests(name), staging.seal()
         manifest = manifest_of(self._plan, name, digests, mtimes, self._options.allow_nonfinite)
-        staging.publish(to_text(manifest))
+        staging.publish(node.key, to_text(manifest))

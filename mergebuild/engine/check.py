@@ -61,7 +61,7 @@ def check(
                 wanted = {n: node for n, node in plan.nodes.items() if node.wanted}
                 tally = Tally(run, sink)
                 tally.tell(announced(plan, run))
-                Run(plan, beside, methods, tally, options).nodes(wanted)
+                Run(plan, beside, methods, tally, options, lambda _: None).nodes(wanted)
                 again = beside.lookup(key)
                 assert again is not None
                 return _compare(folder, former, beside.folder(key), again)

@@ -25,11 +25,13 @@ from mergebuild.remote.store import Damaged, RemoteError
 _BLOCK = 1 << 20
 
 
-def copy_tensor(node: NodePlan, tensor: str, places: Places, writer: Writer) -> str:
-    """Copy a tensor whose key is known to lie in the cache or in a source.
+def copy_tensor(
+    node: NodePlan, tensor: str, places: Places, writer: Writer, expected: str | None
+) -> str:
+    """Copy a tensor that lies in the cache or in a source.
 
-    Returns its content digest, which is checked on the way. Raises Unsound if what is in the cache
-    is damaged or gone.
+    Returns its content digest, which must be what is `expected`, unless that is None. Raises
+    Unsound if what is in the cache is damaged or gone.
     """
     cached = node.reuse[tensor]
     outline = node.outline.tensors[tensor]
@@ -43,7 +45,7 @@ def copy_tensor(node: NodePlan, tensor: str, places: Places, writer: Writer) -> 
         if cached.checkpoint is None:
             raise
         raise Unsound(cached.checkpoint, error.problems[0].message) from error
-    if digest != cached.digest:
+    if expected is not None and digest != expected:
         if cached.checkpoint is None:
             raise changed(cached.region.path)
         raise Unsound(cached.checkpoint, f"tensor '{tensor}' is not what was written")
@@ -88,7 +90,7 @@ def check_linked(node: NodePlan, tensor: str, places: Places, source: str) -> st
 
 def compute_tensor(
     node: NodePlan,
-    tensor: str,
+    expression: Expression,
     places: Places,
     writer: Writer,
     methods: Mapping[str, Method],
@@ -98,12 +100,11 @@ def compute_tensor(
     remark: Callable[[str], None],
     share: Share | None,
 ) -> str:
-    """Compute a tensor from its operands; returns its content digest.
+    """Compute a tensor of a node from its operands; returns its content digest.
 
     `remark` is told what the user should know of it; `share` lets other threads help. Raises
     BuildError for operands that are not finite, unless that is allowed.
     """
-    expression = node.expressions[tensor]
 
     def open_readers() -> list[Readable]:
         return [places.operand(node, o, expression.shape) for o in expression.operands]

@@ -14,12 +14,15 @@ from mergebuild.plan import NodePlan
 
 
 def sound_tensors(node: NodePlan, staging: Staging, jobs: int) -> Iterator[tuple[str, str]]:
-    """(tensor, content digest) of those journaled tensors whose content is what was written."""
-    journaled = [tensor for tensor in work_of(node) if tensor in staging.journaled]
+    """(tensor, content digest) of those tensors that were made for the keys that they have, and
+    whose content is what was written."""
+    tensors = node.outline.tensors
+    keys = {tensor: finished.key for tensor, finished in staging.journaled.items()}
+    journaled = [tensor for tensor in work_of(node) if keys.get(tensor) == tensors[tensor].key]
     with ThreadPoolExecutor(jobs) as pool:
         now = pool.map(lambda tensor: _content(node, tensor, staging), journaled)
         for tensor, digest in zip(journaled, now, strict=True):
-            if digest == staging.journaled[tensor]:
+            if digest == staging.journaled[tensor].digest:
                 yield tensor, digest
 
 

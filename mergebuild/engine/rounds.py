@@ -22,7 +22,7 @@ from mergebuild.engine.outputs import check_outputs
 from mergebuild.engine.space import check_space, failure
 from mergebuild.events import BuildFinished, Sink, Waiting, Warned, silent
 from mergebuild.methods.declaration import Method
-from mergebuild.plan import Plan, make_plan
+from mergebuild.plan import Plan, plan_again
 from mergebuild.remote.fetch import Missed
 
 _LOOK_AGAIN: Final = 0.1
@@ -55,7 +55,14 @@ def build(
                     _wait(plan, rival, sink)
                 elif not any(plan.cache.folder(key).exists() for key in _builds(plan)):
                     try:
-                        return carry_out(plan, methods=methods, run=run, options=options, sink=sink)
+                        return carry_out(
+                            plan,
+                            methods=methods,
+                            run=run,
+                            options=options,
+                            announce=lambda known: lease.take(_builds(known), _reads(known)),
+                            sink=sink,
+                        )
                     except Unsound as error:
                         unsound[error.key] += 1
                         if unsound[error.key] > _PATIENCE:
@@ -65,7 +72,7 @@ def build(
                         plan.remotes.give_up(miss.tensor, miss.why)
                 else:
                     _make_way(plan)
-                plan = _again(plan, methods, sink)
+                plan = plan_again(plan, methods, sink)
                 check_outputs(plan, options.force)
     except OSError as error:
         raise failure(error, plan.cache) from error
@@ -110,17 +117,3 @@ def _set_aside(plan: Plan, error: Unsound, sink: Sink) -> None:
     place = set_aside(plan.cache, error.key)
     where = f"it is set aside in '{place}'" if place is not None else "it is gone"
     sink(Warned(f"warning: checkpoint {error.key} is damaged ({error.why}): {where}"))
-
-
-def _again(plan: Plan, methods: Mapping[str, Method], sink: Sink) -> Plan:
-    """The same plan, of the cache as it is now."""
-    return make_plan(
-        plan.recipe,
-        cache=plan.cache,
-        methods=methods,
-        selectors=plan.targets,
-        outputs={n.node.name: n.output.path for n in plan.nodes.values() if n.output is not None},
-        settings=plan.settings,
-        remotes=plan.remotes,
-        sink=sink,
-    )

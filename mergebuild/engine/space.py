@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from mergebuild.cache import Cache
-from mergebuild.cache.staging import abandoned
+from mergebuild.cache.staging import left_of
 from mergebuild.errors import BuildError, CapacityError, MergebuildError
 from mergebuild.files import free_bytes, nearest
 from mergebuild.plan import NodePlan, Plan
@@ -36,8 +36,12 @@ def check_space(plan: Plan) -> None:
 
 
 def _needs(plan: Plan) -> list[tuple[Path, int]]:
-    keys = [node.key for node in plan.nodes.values() if node.wanted and node.stored]
-    laid_out = sum(allocated(folder) for key in keys for folder in abandoned(plan.cache, key))
+    laid_out = sum(
+        allocated(folder)
+        for name, node in plan.nodes.items()
+        if node.wanted and node.stored
+        for folder in left_of(plan.cache, node.key, name, node.shards)
+    )
     needs = [(plan.cache.root, max(0, plan.costs.disk - laid_out))]
     device = nearest(plan.cache.root).stat().st_dev
     for node in plan.nodes.values():

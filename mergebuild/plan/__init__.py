@@ -13,7 +13,8 @@ from mergebuild.plan.model import (
     part_reference,
 )
 from mergebuild.plan.outline import Outline, SideFile, TensorOutline, checkpoint_key
-from mergebuild.plan.planner import make_plan
+from mergebuild.plan.planner import make_plan, plan_again, settle
+from mergebuild.plan.provisional import TrueKeys
 from mergebuild.plan.reasons import changes, differences
 
 __all__ = [
@@ -28,10 +29,13 @@ __all__ = [
     "Settings",
     "SideFile",
     "TensorOutline",
+    "TrueKeys",
     "changes",
     "checkpoint_key",
     "differences",
     "make_plan",
     "part_reference",
+    "plan_again",
     "planned_layout",
+    "settle",
 ]

@@ -18,7 +18,7 @@ from mergebuild.expression import Expression, Operand, tensor_key
 from mergebuild.methods.declaration import Method
 from mergebuild.operations import EXTRACT
 from mergebuild.plan.node import Outlined
-from mergebuild.plan.outline import Outline, SideFile, TensorOutline, make_outline
+from mergebuild.plan.outline import Outline, SideFile, TensorOutline, differ, make_outline
 from mergebuild.plan.remarks import Remarks, some
 from mergebuild.plan.sizes import shape_text
 from mergebuild.recipe import Extraction, ModelRef, Node
@@ -90,7 +90,7 @@ class _Extracting:
             if one is None or other is None:
                 there = self.model if one is None else self.base
                 self.remarks.note(f"only in '{there.name}': left out", name)
-            elif one.key != other.key:
+            elif differ(((self.base, one), (self.model, other))):
                 self._changed(name, one, other)
         whole = {module for name in self.saved if (module := _module(name))}
         for name, tensor in self.model.tensors.items():

@@ -13,6 +13,7 @@ from typing import Literal, TypeAlias
 
 from mergebuild.cache import Cache, CachedTensor, Manifest
 from mergebuild.checkpoint.adapter import CONFIG as ADAPTER_CONFIG
+from mergebuild.checkpoint.contents import Contents
 from mergebuild.checkpoint.hub import Snapshot
 from mergebuild.checkpoint.lora import Derived
 from mergebuild.checkpoint.safetensors import INDEX, ShardPlan
@@ -185,7 +186,11 @@ class Costs:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All nodes that were selected and all that they are made from, every node after its inputs."""
+    """All nodes that were selected and all that they are made from, every node after its inputs.
+
+    Of a `provisional` plan some keys stand for those that follow from what nobody has read;
+    `contents` are the digests that were found meanwhile.
+    """
 
     recipe: Recipe
     cache: Cache
@@ -195,6 +200,11 @@ class Plan:
     settings: Settings
     costs: Costs
     remotes: Remotes = field(default_factory=Remotes)
+    contents: Contents | None = None
+
+    @property
+    def provisional(self) -> bool:
+        return any(leaf.outline.provisional for leaf in self.leaves.values())
 
     @property
     def fresh(self) -> bool:

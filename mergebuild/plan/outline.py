@@ -6,7 +6,7 @@ config and side files.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from math import prod
@@ -17,6 +17,10 @@ from mergebuild.cache import checkpoint_digest
 from mergebuild.checkpoint.dtypes import is_floating, itemsize
 from mergebuild.checkpoint.stacks import ModelLayout, find_layout, head_and_embedding, ties
 from mergebuild.expression import Operand, RowsView
+
+
+class Unread(Exception):
+    """What has to be known of contents to make a plan is known of none that nobody has read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +108,8 @@ class Outline:
 
     `config` is config.json, parsed; `head` and `embedding` name the tensors that may be tied.
     `adapter` says that it is a LoRA; `origin` is the model on the Hub that it is, if it is one.
+    If it is `provisional`, keys of tensors stand for contents that nobody has read: two that differ
+    may be of the same.
     """
 
     name: str
@@ -116,6 +122,7 @@ class Outline:
     embedding: str | None
     adapter: bool = False
     origin: str | None = None
+    provisional: bool = False
     _operands: dict[str, Operands] = field(default_factory=dict, repr=False, compare=False)
 
     def operands(self, called: str) -> Operands:
@@ -130,6 +137,17 @@ class Outline:
         if said is not None:
             return said
         return self.head is None and self.embedding is not None
+
+
+def differ(tensors: Iterable[tuple[Outline, TensorOutline]]) -> bool:
+    """Whether tensors, each with the outline of its checkpoint, are not all the same in content and
+    dtype. Raises Unread where nobody can know."""
+    listed = list(tensors)
+    if len({(tensor.key, tensor.dtype) for _, tensor in listed}) == 1:
+        return False
+    if any(outline.provisional for outline, _ in listed):
+        raise Unread
+    return True
 
 
 def make_outline(

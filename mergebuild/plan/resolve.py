@@ -18,7 +18,7 @@ from mergebuild.plan.arrangement import Arrangement, UnknownRowError
 from mergebuild.plan.cast import Cast, Participant
 from mergebuild.plan.evaluation import Evaluated, Evaluation
 from mergebuild.plan.families import Family, Sorted
-from mergebuild.plan.outline import Outline, TensorOutline
+from mergebuild.plan.outline import Outline, TensorOutline, differ
 from mergebuild.plan.remarks import Remarks
 from mergebuild.plan.slots import Slot
 from mergebuild.recipe import Node
@@ -189,12 +189,12 @@ class Resolver:
         )
 
     def _buffer(self, slot: Slot, present: list[Brought]) -> Expression:
-        if len({(tensor.key, tensor.dtype) for _, tensor, _ in present}) > 1:
+        if differ((participant.outline, tensor) for participant, tensor, _ in present):
             self.remarks.note(f"no weight: copied from '{present[0][0].model}'", slot.name)
         return self._copied(slot, *present[0])
 
     def _integral(self, slot: Slot, present: list[Brought]) -> Expression | None:
-        if len({(tensor.key, tensor.dtype) for _, tensor, _ in present}) > 1:
+        if differ((participant.outline, tensor) for participant, tensor, _ in present):
             self.remarks.problem(
                 "a tensor that is not of floating point differs between the inputs",
                 slot.name,

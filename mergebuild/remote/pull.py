@@ -16,6 +16,7 @@ from typing import Final
 
 from mergebuild.cache import Cache, Manifest, to_text
 from mergebuild.cache.content import tensor_content
+from mergebuild.cache.journal import Finished
 from mergebuild.cache.lease import Lease
 from mergebuild.cache.manifest import from_text
 from mergebuild.cache.staging import Staging
@@ -71,13 +72,13 @@ def _fetch(cache: Cache, remote: Remote, claim: Claim, store: Store, run: str, s
         lease.take([claim.key], [])
         manifest = _manifest(store, claim)
         files = {name: _file(store, name, blob, d) for name, (blob, d) in claim.files.items()}
-        staging = Staging(cache, claim.key, planned(claim), run)
+        staging = Staging(cache, claim.key, claim.node, planned(claim), run)
         try:
             staging.allocate({})
             _Tensors(staging, claim, store, sink).run()
             for name, data in files.items():
                 staging.write(name, data)
-            staging.publish(to_text(_dated(manifest, staging.seal())))
+            staging.publish(claim.key, to_text(_dated(manifest, staging.seal())))
         finally:
             staging.close()
 
@@ -140,12 +141,12 @@ class _Tensors:
                 raise
 
         twice(fetch)
-        self._staging.finish(name, tensor.digest)
+        self._staging.finish(name, Finished(tensor.digest, tensor.key))
 
     def _kept(self, name: str) -> bool:
         """Whether an earlier try had this tensor, and it is what it has to be."""
         tensor = self._claim.tensors[name]
-        if self._staging.journaled.get(name) != tensor.digest:
+        if self._staging.journaled.get(name) != Finished(tensor.digest, tensor.key):
             return False
         descriptor, region = self._staging.place(name)
         reader = Reader(descriptor, region.path, region.offset, tensor.dtype, tensor.shape, name)
