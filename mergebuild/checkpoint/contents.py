@@ -1,4 +1,5 @@
-"""Content digests of tensors of sources, each found when it is first asked for.
+"""Content digests of tensors of sources: found while they are read for something else, or when
+they are first asked for.
 
 For a build that begins before anybody has read its sources. Knows no files that changed: who reads
 them looks at their stamps.
@@ -9,9 +10,12 @@ from __future__ import annotations
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from threading import Lock, local
+from threading import Lock, get_ident, local
 from typing import Final, TypeAlias
+
+import xxhash
 
 from mergebuild.checkpoint.header import TensorInfo
 from mergebuild.checkpoint.reader import Files, Reader
@@ -32,6 +36,7 @@ class Contents:
         self._lock = Lock()
         self._found: dict[TensorInfo, str] = {}
         self._busy: defaultdict[TensorInfo, Lock] = defaultdict(Lock)
+        self._taps: dict[TensorInfo, _Tap] = {}
         self._own = local()
 
     def known(self, tensor: TensorInfo) -> str | None:
@@ -41,6 +46,22 @@ class Contents:
     def learn(self, tensor: TensorInfo, digest: str) -> None:
         """Take in a digest that was found on the way."""
         self._found[tensor] = digest
+        self._taps.pop(tensor, None)
+
+    def reader(self, tensor: TensorInfo, files: Files) -> Reader:
+        """A reader of a tensor. Where nobody has read it, what is read of it is digested on the
+        way: if that comes to be all of it, in runs that ascend, its digest is known then. Raises
+        CheckpointError."""
+        plain = files.reader(tensor.file, tensor.offset, tensor.dtype, tensor.shape, tensor.name)
+        if tensor in self._found:
+            return plain
+        with self._lock:
+            tap = self._taps.get(tensor)
+            if tap is None:
+                tap = self._taps[tensor] = _Tap(tensor, self.learn)
+        return _TappedReader(
+            plain.descriptor, plain.path, plain.offset, plain.dtype, plain.shape, plain.tensor, tap
+        )
 
     def digest(
         self,
@@ -57,7 +78,7 @@ class Contents:
             busy = self._busy[tensor]
         with busy:
             if tensor not in self._found:
-                self._found[tensor] = self._read(tensor, files, share)
+                self.learn(tensor, self._read(tensor, files, share))
         return self._found[tensor]
 
     def _read(
@@ -92,3 +113,52 @@ class Contents:
             self._own.buffer = memoryview(bytearray(BLOCK))
         buffer: memoryview = self._own.buffer
         return buffer
+
+
+@dataclass(frozen=True, slots=True)
+class _TappedReader(Reader):
+    tap: _Tap
+
+    def read(self, start: int, stop: int, into: memoryview) -> None:
+        Reader.read(self, start, stop, into)
+        self.tap.take(start * self.itemsize, into.cast("B"))
+
+
+class _Tap:
+    """Digests of the blocks of one tensor, of bytes as they are read, from any thread.
+
+    A thread has one block open, whose bytes it must read in order; what follows on nothing is let
+    go by up to the next block. `learn` is told when all blocks were there.
+    """
+
+    def __init__(self, tensor: TensorInfo, learn: Callable[[TensorInfo, str], None]) -> None:
+        self._tensor = tensor
+        self._learn = learn
+        self._blocks: dict[int, bytes] = {}
+        self._open: dict[int, tuple[int, xxhash.xxh3_128]] = {}
+
+    def take(self, at: int, data: memoryview) -> None:
+        """Bytes that were read from `at` on."""
+        size = self._tensor.nbytes
+        place, hasher = self._open.pop(get_ident(), (-1, None))
+        while data:
+            number, within = divmod(at, BLOCK)
+            part = data[: BLOCK - within]
+            if place != at or not within:
+                hasher = xxhash.xxh3_128() if not within and number not in self._blocks else None
+            if hasher is not None:
+                hasher.update(part)
+            at, data = at + len(part), data[len(part) :]
+            place = at
+            if hasher is not None and (at % BLOCK == 0 or at == size):
+                self._close(number, hasher.digest())
+        if hasher is not None and at % BLOCK:
+            self._open[get_ident()] = at, hasher
+
+    def _close(self, number: int, digest: bytes) -> None:
+        self._blocks[number] = digest
+        count = -(-self._tensor.nbytes // BLOCK)
+        if len(self._blocks) == count:
+            blocks = [self._blocks[one] for one in range(count)]
+            tensor = self._tensor
+            self._learn(tensor, content_digest(tensor.dtype, tensor.shape, blocks))

@@ -210,9 +210,12 @@ class Run:
             remotes, downloads = self._plan.remotes, self._downloads
             digest = fetch_tensor(node, tensor, writer, remotes, downloads)
             return "fetched", digest, writer.landing
+        expression = node.expressions[tensor]
+        if expression.stream is not None:
+            expression = self._keys.expression(node, tensor)
         digest = compute_tensor(
             node,
-            self._keys.expression(node, tensor),
+            expression,
             self._places,
             writer,
             self._methods,

@@ -11,7 +11,7 @@ import tempfile
 from threading import Event, Lock
 from typing import TypeAlias
 
-from mergebuild.cache import Region, Unsound
+from mergebuild.cache import Unsound
 from mergebuild.cache.content import tensor_content
 from mergebuild.cache.staging import Staging
 from mergebuild.checkpoint.reader import Files, Reader
@@ -109,8 +109,9 @@ class Places:
             if tensor in leaf.derived:
                 return self._derivations.reader(leaf.derived[tensor])
             info = leaf.checkpoint.tensors[tensor]
-            region = Region(info.file, info.offset, info.nbytes)
-            return self.files.reader(region.path, region.offset, info.dtype, info.shape, tensor)
+            if leaf.outline.provisional and self._plan.contents is not None:
+                return self._plan.contents.reader(info, self.files)
+            return self.files.reader(info.file, info.offset, info.dtype, info.shape, tensor)
         producer = self._plan.nodes[reference.name]
         outline = producer.outline.tensors[tensor]
         if not producer.wanted:
