@@ -74,9 +74,9 @@ def test_threads_without_a_task_help_with_a_large_tensor(
     scratch.build()
     expected = weights(scratch)
     monkeypatch.setattr(walk, "PART", 1 << 16)
-    for jobs in (1, 4):
+    for jobs, chunk in ((1, 0), (4, 0), (4, 1 << 23)):  # the last holds a tensor as a whole
         clean(scratch)
-        scratch.build(settings=mb.Settings(jobs=jobs))
+        scratch.build(settings=mb.Settings(jobs=jobs, chunk=chunk))
         assert weights(scratch) == expected
 
 

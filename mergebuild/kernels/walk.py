@@ -209,7 +209,7 @@ class Walk:
         """The runs of elements that may be worked on at the same time."""
         unit = math.lcm(grain, unit)
         length = -(-PART // unit) * unit
-        if self._help is None or self._elements < 2 * length:
+        if self._help is None or self._elements < 2 * length or self._elements <= self._chunk:
             return [(0, self._elements)]
         starts = range(0, self._elements, length)
         return [(start, min(start + length, self._elements)) for start in starts]
