@@ -9,9 +9,9 @@ import random
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import pytest
 import torch
@@ -20,10 +20,10 @@ from safetensors.torch import save_file
 import mergebuild as mb
 from mergebuild.cache import Cache, read_manifest
 from mergebuild.cache.store import names_in
-from mergebuild.checkpoint import reader as reading
 from mergebuild.checkpoint.contents import Contents
 from mergebuild.checkpoint.header import TensorInfo
 from mergebuild.checkpoint.reader import Files
+from mergebuild.checkpoint.regular import read_exactly
 from mergebuild.digest import BLOCK, ContentDigest
 from mergebuild.events import Digesting, Event
 from mergebuild.kernels import walk
@@ -34,6 +34,7 @@ from tests.test_incremental import RECIPE as CHAIN
 from tests.test_lora import adapter
 from tests.test_quantised import DEEPSEEK, codes, scales
 
+SHAPE: dict[str, Any] = {"layers": 2, "hidden": 64, "vocab": 18_000, "intermediate": 96}
 SOURCES = "mergebuild: 1\nsources: {base: ./base, math: ./math, chat: ./chat}\n"
 LINEAR = (
     SOURCES + "nodes:\n  out:\n    merge_method: linear\n    dtype: bfloat16\n"
@@ -67,8 +68,7 @@ RECIPES = {
 def scratch(request: pytest.FixtureRequest, tmp_path: Path) -> Scratch:
     """Embeddings of 4.6 MB: a block of a digest and a part."""
     shards = 1 if request.param == "in one file" else 3
-    shape = {"layers": 2, "hidden": 64, "vocab": 18_000, "intermediate": 96, "shards": shards}
-    kit.base_and_two(tmp_path, **shape)
+    kit.base_and_two(tmp_path, shards=shards, **SHAPE)
     adapter(tmp_path / "lora", {
         "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight": torch.ones(2, 64),
         "base_model.model.model.layers.0.self_attn.q_proj.lora_B.weight": torch.ones(64, 2),
@@ -142,10 +142,10 @@ def test_fp8_and_its_scales(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def read(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
+def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Bytes of tensors that were read, from any file."""
     sizes: list[int] = []
-    exactly = reading.read_exactly
+    exactly = read_exactly
 
     def counted(descriptor: int, view: memoryview, *more: object) -> None:
         sizes.append(view.nbytes)
@@ -213,7 +213,7 @@ def test_an_output_alone_says_that_nothing_is_to_be_done(scratch: Scratch) -> No
 def test_an_output_of_others_does_not_hold_it_up(scratch: Scratch) -> None:
     scratch.write(LINEAR)
     scratch.build()
-    kit.llama(scratch.root / "math", layers=2, hidden=64, vocab=18_000, intermediate=96, seed=7)
+    kit.llama(scratch.root / "math", seed=7, **SHAPE)
     for path in (scratch.root / "math").glob("model-*"):
         path.unlink()  # of the model before, in three
     (scratch.root / "math/model.safetensors.index.json").unlink(missing_ok=True)
@@ -226,8 +226,8 @@ def test_a_plan_that_turns_on_contents_reads_them(tmp_path: Path) -> None:
     """Whether integers differ decides what is said of them, and whether it can be done at all."""
     ids = torch.arange(3)
     for name, tensors in {
-        "math": {"position_ids": ids, "groups": ids},
-        "chat": {"position_ids": ids + 1, "groups": ids},
+        "math": {"position_ids": ids, "groups": ids.clone()},
+        "chat": {"position_ids": ids + 1, "groups": ids.clone()},
         "other": {"position_ids": ids, "groups": ids + 1},
     }.items():
         (tmp_path / name).mkdir()
@@ -315,9 +315,8 @@ def test_what_was_finished_is_kept(scratch: Scratch, how: str, case: str) -> Non
 def test_what_was_finished_of_other_contents_is_not_kept(scratch: Scratch) -> None:
     scratch.write(LINEAR)
     assert broken(scratch, *ENDS["killed"][:1], 9) == -9
-    shape = {"layers": 2, "hidden": 64, "vocab": 18_000, "intermediate": 96}
     shards = len(list((scratch.root / "math").glob("*.safetensors")))
-    kit.llama(scratch.root / "math", seed=9, shards=shards, **shape)
+    kit.llama(scratch.root / "math", seed=9, shards=shards, **SHAPE)
     done = scratch.build()
     assert {how for _, _, how in done} == {"computed"}
     built = made(scratch)
@@ -329,7 +328,7 @@ def test_what_was_finished_of_other_contents_is_not_kept(scratch: Scratch) -> No
 def test_a_source_that_changes_meanwhile_is_noticed(scratch: Scratch) -> None:
     scratch.write(LINEAR)
     shard = sorted((scratch.root / "math").glob("*.safetensors"))[0]
-    changed = []
+    changed: list[Event] = []
 
     def change(event: Event) -> None:
         if type(event).__name__ == "TensorDone" and not changed:

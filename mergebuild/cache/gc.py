@@ -19,9 +19,9 @@ from typing import Final
 
 from mergebuild.cache.beside import left_beside
 from mergebuild.cache.lease import live, sweep_leases
+from mergebuild.cache.left import abandoned
 from mergebuild.cache.manifest import Manifest, read_manifest
 from mergebuild.cache.registry import all_registered
-from mergebuild.cache.staging import abandoned
 from mergebuild.cache.store import Cache, age_order, names_in
 from mergebuild.checkpoint.dtypes import DTYPES
 from mergebuild.errors import CheckpointError

@@ -21,11 +21,10 @@ from typing import Final
 
 from mergebuild.cache.index import Region
 from mergebuild.cache.journal import JOURNAL, Finished, Journal, records
-from mergebuild.cache.lease import alive
+from mergebuild.cache.left import CONTENT, laid_out, left_of, nameless, progress
 from mergebuild.cache.manifest import MANIFEST
 from mergebuild.cache.store import Cache, Unsound, names_in, set_aside
 from mergebuild.checkpoint.safetensors import ShardPlan
-from mergebuild.digest import fields_digest
 from mergebuild.errors import BuildError
 from mergebuild.files import (
     fsync_directory,
@@ -38,7 +37,6 @@ from mergebuild.files import (
     write_file,
 )
 
-_CONTENT: Final = "checkpoint"
 _OCCUPIED: Final = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
 
 
@@ -58,14 +56,14 @@ class Staging:
         self._files = {shard.name for shard in shards}
         self._descriptors: dict[str, int] = {}
         self._direct: dict[str, int] = {}
-        nameless = _nameless(node, shards)
-        self._folder = cache.staging / f"{key or nameless}.{run}"
-        self._content = self._folder / _CONTENT
+        unknown = nameless(node, shards)
+        self._folder = cache.staging / f"{key or unknown}.{run}"
+        self._content = self._folder / CONTENT
         make_directories(cache.staging)
         self.journaled: dict[str, Finished] = {}
         if key is not None:
-            own = [self._folder, cache.staging / f"{nameless}.{run}"]
-            left = sorted(left_of(cache, key, node, shards), key=_finished, reverse=True)
+            own = [self._folder, cache.staging / f"{unknown}.{run}"]
+            left = sorted(left_of(cache, key, node, shards), key=progress, reverse=True)
             self.journaled = self._adopt([*filter(Path.is_dir, own), *left])
         make_directories(self._content)
         self._journal = Journal(self._folder / JOURNAL)
@@ -78,7 +76,7 @@ class Staging:
                     folder.rename(self._folder)
             except OSError:
                 continue
-            if _laid_out(self._content, self._shards.values()):
+            if laid_out(self._content, self._shards.values()):
                 self._tidy()
                 return dict(records(self._folder / JOURNAL))
             remove_tree(self._folder)
@@ -211,56 +209,6 @@ class Staging:
                 os.close(descriptor)
         self._descriptors.clear()
         self._direct.clear()
-
-
-def abandoned(cache: Cache, key: str = "") -> list[Path]:
-    """Staging folders, of one key or of all, whose runs are dead."""
-    return [
-        cache.staging / name
-        for name in names_in(cache.staging)
-        if name.startswith(f"{key}." if key else "")
-        and not (cache.staging / name).is_symlink()
-        and not alive(cache, name.partition(".")[2])
-    ]
-
-
-def left_of(cache: Cache, key: str, node: str, shards: tuple[ShardPlan, ...]) -> list[Path]:
-    """What dead runs left of a node's checkpoint, whether they knew its key or not."""
-    return [*abandoned(cache, key), *abandoned(cache, _nameless(node, shards))]
-
-
-def left_like(cache: Cache, shards: tuple[ShardPlan, ...]) -> bool:
-    """Whether a dead run left something that is laid out like this."""
-    return any(_laid_out(folder / _CONTENT, shards) for folder in abandoned(cache))
-
-
-def _nameless(node: str, shards: tuple[ShardPlan, ...]) -> str:
-    """What stands for a key that is not known."""
-    headers = tuple(shard.header for shard in shards)
-    return fields_digest("staging", [("node", node), ("headers", headers)])
-
-
-def _laid_out(content: Path, shards: Iterable[ShardPlan]) -> bool:
-    """Whether a folder has files of these sizes with these headers."""
-    for shard in shards:
-        try:
-            descriptor = open_real(content / shard.name, os.O_RDONLY)
-        except OSError:
-            return False
-        try:
-            same = os.fstat(descriptor).st_size == shard.size
-            if not same or os.pread(descriptor, len(shard.header), 0) != shard.header:
-                return False
-        finally:
-            os.close(descriptor)
-    return True
-
-
-def _finished(folder: Path) -> int:
-    try:
-        return (folder / JOURNAL).stat().st_size
-    except OSError:
-        return 0
 
 
 def _open_own(path: Path) -> int:

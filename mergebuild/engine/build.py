@@ -6,34 +6,31 @@ from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import TypeAlias
 
-from mergebuild.cache import Cache, to_text
+from mergebuild.cache import Cache
 from mergebuild.cache.journal import Finished
 from mergebuild.cache.registry import register
 from mergebuild.cache.staging import Staging
 from mergebuild.checkpoint.header import TensorInfo
-from mergebuild.checkpoint.safetensors import index_name, index_text
 from mergebuild.engine.behind import Behind, available_memory
+from mergebuild.engine.commit import commit
 from mergebuild.engine.evaluate import check_linked, compute_tensor, copy_tensor, fetch_tensor
 from mergebuild.engine.options import Options
-from mergebuild.engine.outputs import publish_output, side_file_content
+from mergebuild.engine.outputs import publish_output
 from mergebuild.engine.places import Places
 from mergebuild.engine.resume import sound_tensors
 from mergebuild.engine.ring import Landing
 from mergebuild.engine.schedule import Schedule, Task, reads_of, schedule, work_of
 from mergebuild.engine.tally import Tally
 from mergebuild.engine.workers import Made, Workers
-from mergebuild.engine.writer import Writer
-from mergebuild.errors import BuildError
 from mergebuild.events import BuildFinished, BuildStarted, How, OutputPublished, Sink, Warned, Work
 from mergebuild.kernels import Kernels
 from mergebuild.kernels.choose import CPU, kernels_of_run
 from mergebuild.methods.declaration import Method
 from mergebuild.plan import NodePlan, Plan, TrueKeys, settle
 from mergebuild.plan.costs import fetched_bytes, tensor_bytes, written_bytes
-from mergebuild.recipe import NodeRef, Source
+from mergebuild.recipe import NodeRef
 from mergebuild.remote.fetch import Downloads
 from mergebuild.share.card import licence_warnings, papers
-from mergebuild.share.provenance import manifest_of
 
 Announce: TypeAlias = Callable[[Plan], None]
 
@@ -153,7 +150,6 @@ class Run:
 
     def _settle(self, wanted: Iterable[str]) -> None:
         """Publish what was built of contents that nobody knew before."""
-        self._places.check_unchanged()
         self._plan = settle(self._plan, self._methods, self._tally.tell)
         self._announce(self._plan)
         for name in wanted:
@@ -205,13 +201,14 @@ class Run:
             return "linked", check_linked(node, tensor, self._places, source), Landing()
         writer = self._places.writer(node, tensor, read_again=self._tally.read_again(task))
         if tensor in node.reuse:
-            return "copied", self._copy(node, tensor, writer), writer.landing
+            digest = copy_tensor(node, tensor, self._places, writer, self._keys)
+            return "copied", digest, writer.landing
         if tensor in node.fetch:
             remotes, downloads = self._plan.remotes, self._downloads
             digest = fetch_tensor(node, tensor, writer, remotes, downloads)
             return "fetched", digest, writer.landing
         expression = node.expressions[tensor]
-        if expression.stream is not None:
+        if expression.stream is not None:  # what is drawn follows from the operands' keys
             expression = self._keys.expression(node, tensor)
         digest = compute_tensor(
             node,
@@ -226,25 +223,6 @@ class Run:
             self._workers.share if self._plan.settings.device == CPU else None,
         )
         return "computed", digest, writer.landing
-
-    def _copy(self, node: NodePlan, tensor: str, writer: Writer) -> str:
-        cached = node.reuse[tensor]
-        info = self._unread(node, tensor) if cached.checkpoint is None else None
-        if info is None:
-            return copy_tensor(node, tensor, self._places, writer, cached.digest)
-        contents = self._plan.contents
-        assert contents is not None
-        digest = copy_tensor(node, tensor, self._places, writer, contents.known(info))
-        contents.learn(info, digest)
-        return digest
-
-    def _unread(self, node: NodePlan, tensor: str) -> TensorInfo | None:
-        """The tensor of a source that one of a node is, if the source was not read before."""
-        operand = node.expressions[tensor].operands[0]
-        source = node.models[operand.model]
-        leaf = self._plan.leaves[source] if isinstance(source, Source) else None
-        provisional = leaf is not None and leaf.outline.provisional
-        return leaf.checkpoint.tensors[operand.tensor] if leaf and provisional else None
 
     def _digest(self, tensor: TensorInfo) -> str:
         """The digest of a source's tensor, which may not have been read before."""
@@ -268,23 +246,6 @@ class Run:
         node = self._plan.nodes[name]
         self._places.check_unchanged()
         if node.stored:
-            try:
-                self._commit(node, self._places.staging[name])
-            except FileNotFoundError as error:
-                if self._into.lookup(node.key) is None:
-                    raise BuildError.of(
-                        f"node '{name}': another build took over what this one had staged",
-                        hint="run the build again",
-                    ) from error
+            staging, digests = self._places.staging[name], self._tally.digests(name)
+            commit(self._plan, name, staging, digests, self._into, self._options)
         self._tally.built(name, node.key)
-
-    def _commit(self, node: NodePlan, staging: Staging) -> None:
-        """Write side files and manifest, and publish."""
-        name = node.node.name
-        for file in node.outline.side_files:
-            staging.write(file.name, side_file_content(file))
-        if len(node.shards) > 1:
-            staging.write(index_name(node.shards), index_text(node.shards))
-        digests, mtimes = self._tally.digests(name), staging.seal()
-        manifest = manifest_of(self._plan, name, digests, mtimes, self._options.allow_nonfinite)
-        staging.publish(node.key, to_text(manifest))

@@ -17,7 +17,7 @@ from mergebuild.kernels.random import stream
 from mergebuild.kernels.walk import Help, Share
 from mergebuild.methods.declaration import Method, Operands
 from mergebuild.operations import OPERATIONS
-from mergebuild.plan import NodePlan
+from mergebuild.plan import NodePlan, TrueKeys
 from mergebuild.remote.fetch import Downloads, Missed
 from mergebuild.remote.remotes import Remotes
 from mergebuild.remote.store import Damaged, RemoteError
@@ -25,29 +25,28 @@ from mergebuild.remote.store import Damaged, RemoteError
 _BLOCK = 1 << 20
 
 
-def copy_tensor(
-    node: NodePlan, tensor: str, places: Places, writer: Writer, expected: str | None
-) -> str:
+def copy_tensor(node: NodePlan, tensor: str, places: Places, writer: Writer, keys: TrueKeys) -> str:
     """Copy a tensor that lies in the cache or in a source.
 
-    Returns its content digest, which must be what is `expected`, unless that is None. Raises
-    Unsound if what is in the cache is damaged or gone.
+    Returns its content digest, which is checked on the way. Raises Unsound if what is in the cache
+    is damaged or gone.
     """
     cached = node.reuse[tensor]
-    outline = node.outline.tensors[tensor]
-    files = places.files if cached.checkpoint is None else places.cached_files
+    if cached.checkpoint is None:
+        operand = node.expressions[tensor].operands[0]
+        digest = _copy(places.reader(node, operand.model, operand.tensor), writer)
+        if digest != keys.key(node, tensor):
+            raise changed(cached.region.path)
+        return digest
+    region, outline = cached.region, node.outline.tensors[tensor]
     try:
-        reader = files.reader(
-            cached.region.path, cached.region.offset, outline.dtype, outline.shape, tensor
+        reader = places.cached_files.reader(
+            region.path, region.offset, outline.dtype, outline.shape, tensor
         )
         digest = _copy(reader, writer)
     except CheckpointError as error:
-        if cached.checkpoint is None:
-            raise
         raise Unsound(cached.checkpoint, error.problems[0].message) from error
-    if expected is not None and digest != expected:
-        if cached.checkpoint is None:
-            raise changed(cached.region.path)
+    if digest != cached.digest:
         raise Unsound(cached.checkpoint, f"tensor '{tensor}' is not what was written")
     return digest
 

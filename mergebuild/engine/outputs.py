@@ -9,8 +9,7 @@ from mergebuild.cache import MANIFEST, Manifest, Unsound
 from mergebuild.cache.beside import beside, left_beside
 from mergebuild.cache.content import differences
 from mergebuild.cache.manifest import claims
-from mergebuild.digest import bytes_digest
-from mergebuild.errors import BuildError, Problem, UsageError
+from mergebuild.errors import Problem, UsageError
 from mergebuild.files import (
     FOLDER_MODE,
     Placed,
@@ -21,7 +20,7 @@ from mergebuild.files import (
     replace_directory,
     write_file,
 )
-from mergebuild.plan import Plan, SideFile
+from mergebuild.plan import Plan
 
 
 def check_outputs(plan: Plan, force: bool) -> None:
@@ -61,20 +60,6 @@ def _ours(plan: Plan, name: str) -> bool:
     if not any(output.path.iterdir()):
         return True
     return claims(output.path)
-
-
-def side_file_content(file: SideFile) -> bytes:
-    """The bytes of a side file, checked against what the plan saw."""
-    if file.data is not None:
-        return file.data
-    assert file.path is not None
-    try:
-        data = file.path.read_bytes()
-    except OSError as error:
-        raise BuildError.of(f"cannot read '{file.path}': {error.strerror}") from error
-    if bytes_digest(data) != file.digest:
-        raise BuildError.of(f"'{file.path}' changed while it was read", hint="run the build again")
-    return data
 
 
 def publish_output(

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from mergebuild.cache import Cache
-from mergebuild.cache.staging import left_of
+from mergebuild.cache.left import left_of
 from mergebuild.errors import BuildError, CapacityError, MergebuildError
 from mergebuild.files import free_bytes, nearest
 from mergebuild.plan import NodePlan, Plan

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Final
 
 from mergebuild.cache import Index, sound
-from mergebuild.cache.staging import left_like
+from mergebuild.cache.left import left_like
 from mergebuild.checkpoint.contents import Contents
 from mergebuild.checkpoint.header import TensorInfo
 from mergebuild.checkpoint.reader import Files
