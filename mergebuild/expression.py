@@ -137,24 +137,35 @@ def view_key(view: RowsView, dtype: str) -> str:
     return fields_digest("derived", ((_label(f.name, f.subject), f.value) for f in found))
 
 
-def tensor_keys(expressions: Mapping[str, Expression]) -> dict[str, str]:
-    """The key of every expression, as `tensor_key` has it. Those that share their arguments, the
-    very object, share the encoding of all that does not differ from tensor to tensor."""
-    encodings: dict[object, str] = {}
-    keys: dict[str, str] = {}
-    for name, e in expressions.items():
-        contents = tuple([operand.key for operand in e.operands])
+class TensorKeys:
+    """Keys of expressions, as `tensor_key` has them. Those that share their arguments, the very
+    object, share the encoding of all that does not differ from tensor to tensor."""
+
+    def __init__(self) -> None:
+        self._encodings: dict[object, str] = {}
+
+    def key(self, expression: Expression, contents: tuple[str, ...]) -> str:
+        """The key of an expression whose operands have these keys."""
+        e = expression
         if e.unchanged:
-            keys[name] = contents[0]
-            continue
+            return contents[0]
         stream, count = e.stream, len(contents)
         case = id(e.arguments), e.shape, e.dtype, count, e.method, e.version, e.base, stream is None
-        encoding = encodings.get(case)
+        encoding = self._encodings.get(case)
         if encoding is None:
-            encodings[case] = encoding = open_encoding(_beginning(e), _contents(count))
+            encoding = open_encoding(_beginning(e), _contents(count))
+            self._encodings[case] = encoding
         rest = b"" if stream is None else encode_field("stream", stream)
-        keys[name] = filled_digest(encoding, contents, rest)
-    return keys
+        return filled_digest(encoding, contents, rest)
+
+
+def tensor_keys(expressions: Mapping[str, Expression]) -> dict[str, str]:
+    """The key of every expression."""
+    keys = TensorKeys()
+    return {
+        name: keys.key(e, tuple([operand.key for operand in e.operands]))
+        for name, e in expressions.items()
+    }
 
 
 @lru_cache(maxsize=1 << 8)

@@ -16,10 +16,10 @@ from mergebuild.cache.left import left_like
 from mergebuild.checkpoint.contents import Contents
 from mergebuild.checkpoint.header import TensorInfo
 from mergebuild.checkpoint.reader import Files
-from mergebuild.expression import Expression, Operand, tensor_key, view_key
+from mergebuild.expression import Expression, Operand, TensorKeys, view_key
 from mergebuild.plan.costs import tensor_bytes
 from mergebuild.plan.model import Leaf, NodePlan, Plan
-from mergebuild.recipe import ModelRef, NodeRef
+from mergebuild.recipe import NodeRef
 
 _MATRIX: Final = 2
 
@@ -34,13 +34,16 @@ class TrueKeys:
         self._plan = plan
         self._digests = _Digests(digest)
         self._keys: dict[tuple[str, str], str] = {}
+        self._forms = TensorKeys()
 
     def expression(self, node: NodePlan, tensor: str) -> Expression:
         """How a tensor follows from its operands, with their keys."""
         made = node.expressions[tensor]
         if not node.outline.provisional:
             return made
-        return replace(made, operands=tuple(self._operand(node, o) for o in made.operands))
+        return replace(
+            made, operands=tuple(replace(o, key=self._content(node, o)) for o in made.operands)
+        )
 
     def key(self, node: NodePlan, tensor: str) -> str:
         """The key of a node's tensor."""
@@ -48,26 +51,24 @@ class TrueKeys:
             return node.outline.tensors[tensor].key
         place = node.node.name, tensor
         if place not in self._keys:
-            self._keys[place] = tensor_key(self.expression(node, tensor))
+            made = node.expressions[tensor]
+            contents = tuple([self._content(node, operand) for operand in made.operands])
+            self._keys[place] = self._forms.key(made, contents)
         return self._keys[place]
 
-    def _operand(self, node: NodePlan, operand: Operand) -> Operand:
-        if operand.view is None:
-            return replace(operand, key=self._read(node.models[operand.model], operand.tensor))
-        view = replace(
-            operand.view, parts=tuple(self._operand(node, part) for part in operand.view.parts)
-        )
-        return replace(operand, key=view_key(view, operand.dtype), view=view)
-
-    def _read(self, model: ModelRef, tensor: str) -> str:
+    def _content(self, node: NodePlan, operand: Operand) -> str:
+        if operand.view is not None:
+            parts = [replace(part, key=self._content(node, part)) for part in operand.view.parts]
+            return view_key(replace(operand.view, parts=tuple(parts)), operand.dtype)
+        model = node.models[operand.model]
         if isinstance(model, NodeRef):
-            return self.key(self._plan.nodes[model.name], tensor)
+            return self.key(self._plan.nodes[model.name], operand.tensor)
         leaf = self._plan.leaves[model]
         if not leaf.outline.provisional:
-            return leaf.outline.tensors[tensor].key
-        if tensor in leaf.derived:
-            return leaf.derived[tensor].key(self._digests)
-        return self._digests[leaf.checkpoint.tensors[tensor]]
+            return operand.key
+        if operand.tensor in leaf.derived:
+            return leaf.derived[operand.tensor].key(self._digests)
+        return self._digests[leaf.checkpoint.tensors[operand.tensor]]
 
 
 class _Digests(dict[TensorInfo, str]):
