@@ -27,9 +27,9 @@ from mergebuild.cli.options import (
     Strict,
     Variables,
     byte_size,
-    here,
     pairs,
     places,
+    source_places,
     the_remotes,
 )
 from mergebuild.cli.sinks import complain, event_sink
@@ -109,7 +109,7 @@ def _load(
     loaded = api.load(
         recipe,
         variables=pairs("--set", variables),
-        sources={name: here(place) for name, place in pairs("--source", sources).items()},
+        sources=source_places(sources),
         strict=strict,
         site=site,
         lock=lock,

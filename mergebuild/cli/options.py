@@ -103,7 +103,7 @@ def the_remotes(given: Sequence[str] | None, require_signatures: bool = False) -
     ]
 
 
-def here(place: str) -> str:
+def _here(place: str) -> str:
     """A place given on the command line: a path that is there is meant from here, not from the
     recipe."""
     path = Path(place).expanduser()
@@ -125,7 +125,7 @@ def pairs(option: str, given: Sequence[str] | None) -> dict[str, str]:
 
 def source_places(given: Sequence[str] | None) -> dict[str, str]:
     """--source options as places by the names of sources. Raises UsageError."""
-    return {name: here(place) for name, place in pairs("--source", given).items()}
+    return {name: _here(place) for name, place in pairs("--source", given).items()}
 
 
 def places(given: Sequence[str] | None, outputs: Sequence[str]) -> dict[str, Path]:
