@@ -43,14 +43,16 @@ _OCCUPIED: Final = (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR)
 class Staging:
     """The folder of one checkpoint of a node that this run builds; to be published or closed.
 
-    `key` is None as long as it is not known; then nothing is taken over. `journaled` is, by tensor,
-    what an earlier run says it had finished.
+    `key` is None as long as it is not known; then nothing is taken over, and `settle` comes before
+    `publish`. `journaled` is, by tensor, what an earlier run says it had finished.
     """
 
     def __init__(
         self, cache: Cache, key: str | None, node: str, shards: tuple[ShardPlan, ...], run: str
     ) -> None:
         self._cache = cache
+        self._run = run
+        self._key = key
         self._shards = {shard.name: shard for shard in shards}
         self._where = {tensor: shard.name for shard in shards for tensor in shard.offsets}
         self._files = {shard.name for shard in shards}
@@ -173,17 +175,25 @@ class Staging:
             hint="run the build again",
         )
 
-    def publish(self, key: str, manifest: bytes) -> None:
+    def settle(self, key: str) -> None:
+        """Learn the checkpoint's key. Raises FileNotFoundError if another run took over."""
+        if self._key is None:
+            folder = self._cache.staging / f"{key}.{self._run}"
+            self._folder.rename(folder)
+            self._key, self._folder, self._content = key, folder, folder / CONTENT
+
+    def publish(self, manifest: bytes) -> None:
         """Make the checkpoint be there, after `seal`: the manifest last, then one rename.
 
         A rival that was faster wins; its checkpoint is the same. The open files stay readable
         until `close`: other nodes of the run may still be made from them.
         """
+        assert self._key is not None
         write_file(self._content / MANIFEST, manifest, mode=0o444)
-        target = self._cache.folder(key)
+        target = self._cache.folder(self._key)
         make_directories(target.parent)
-        while not self._commit(target, key):
-            set_aside(self._cache, key)
+        while not self._commit(target, self._key):
+            set_aside(self._cache, self._key)
         fsync_directory(target.parent)
         remove_tree(self._folder)
 

@@ -26,12 +26,13 @@ def commit(
     contents as written. Raises BuildError for side files that changed."""
     node = plan.nodes[name]
     try:
+        staging.settle(node.key)
         for file in node.outline.side_files:
             staging.write(file.name, _content(file))
         if len(node.shards) > 1:
             staging.write(index_name(node.shards), index_text(node.shards))
         manifest = manifest_of(plan, name, digests, staging.seal(), options.allow_nonfinite)
-        staging.publish(node.key, to_text(manifest))
+        staging.publish(to_text(manifest))
     except FileNotFoundError as error:
         if into.lookup(node.key) is None:
             raise BuildError.of(

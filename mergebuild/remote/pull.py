@@ -78,7 +78,7 @@ def _fetch(cache: Cache, remote: Remote, claim: Claim, store: Store, run: str, s
             _Tensors(staging, claim, store, sink).run()
             for name, data in files.items():
                 staging.write(name, data)
-            staging.publish(claim.key, to_text(_dated(manifest, staging.seal())))
+            staging.publish(to_text(_dated(manifest, staging.seal())))
         finally:
             staging.close()
 
