@@ -21,7 +21,7 @@ from typing import Final
 
 from mergebuild.cache.index import Region
 from mergebuild.cache.journal import JOURNAL, Finished, Journal, records
-from mergebuild.cache.left import CONTENT, laid_out, left_of, nameless, progress
+from mergebuild.cache.left import CONTENT, abandoned, laid_out, left_of, nameless, progress
 from mergebuild.cache.manifest import MANIFEST
 from mergebuild.cache.store import Cache, Unsound, names_in, set_aside
 from mergebuild.checkpoint.safetensors import ShardPlan
@@ -67,6 +67,12 @@ class Staging:
             own = [self._folder, cache.staging / f"{unknown}.{run}"]
             left = sorted(left_of(cache, key, node, shards), key=progress, reverse=True)
             self.journaled = self._adopt([*filter(Path.is_dir, own), *left])
+        else:
+            for folder in abandoned(cache, unknown):
+                if not laid_out(
+                    folder / CONTENT, shards
+                ):  # ended before there was anything to keep
+                    remove_tree(folder)
         make_directories(self._content)
         self._journal = Journal(self._folder / JOURNAL)
 
