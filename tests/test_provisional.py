@@ -110,6 +110,26 @@ def test_it_comes_to_what_it_comes_to_when_sources_are_read_before(
     assert names_in(scratch.root / "cache/staging") == []
 
 
+def test_a_new_lora_on_a_model_that_is_known(
+    scratch: Scratch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mergebuild.checkpoint.digests._SETTLED_NS", 0)
+    scratch.write(COPY)
+    scratch.build(provisional=False)
+    scratch.write(RECIPES["LoRA"])
+    scratch.build(provisional=False)
+    expected = made(scratch)
+    shutil.rmtree(scratch.root / "cache/checkpoints")
+    shutil.rmtree(scratch.root / "build")
+    os.utime(scratch.root / "lora/adapter_model.safetensors")  # its digest is known no more
+    (leaf,) = scratch.plan(provisional=True).leaves.values()
+    assert leaf.outline.provisional
+    scratch.build()
+    rebuilt = made(scratch)
+    assert rebuilt
+    assert rebuilt.items() <= expected.items()
+
+
 @pytest.mark.parametrize("chunk", [1 << 16, 3 << 16, 1 << 22])
 @pytest.mark.parametrize("jobs", [1, 3])
 def test_whatever_the_chunks_and_threads(

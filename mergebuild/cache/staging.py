@@ -69,9 +69,8 @@ class Staging:
             self.journaled = self._adopt([*filter(Path.is_dir, own), *left])
         else:
             for folder in abandoned(cache, unknown):
-                if not laid_out(
-                    folder / CONTENT, shards
-                ):  # ended before there was anything to keep
+                # One that is laid out alike came after the plan, and is somebody's to take over.
+                if not laid_out(folder / CONTENT, shards):
                     remove_tree(folder)
         make_directories(self._content)
         self._journal = Journal(self._folder / JOURNAL)

@@ -25,7 +25,7 @@ from mergebuild.engine.writer import Writer
 from mergebuild.errors import CheckpointError
 from mergebuild.expression import Operand
 from mergebuild.files import make_directories
-from mergebuild.plan import NodePlan, Plan
+from mergebuild.plan import NodePlan, Plan, files_of
 from mergebuild.plan.costs import tensor_bytes
 from mergebuild.recipe import NodeRef
 
@@ -44,13 +44,7 @@ class Places:
         self._scratch: dict[tuple[str, str], int] = {}
         self._memory = Memory()
         self._ring = Ring(2 * plan.settings.threads)
-        self.files = Files(
-            {
-                path: stamp
-                for leaf in plan.leaves.values()
-                for path, stamp in leaf.checkpoint.stamps.items()
-            }
-        )
+        self.files = files_of(plan.leaves.values())
         self._derivations = Derivations(self.files)
         self.operations = Operations(plan.settings.threads)
         self.cached_files = Files()

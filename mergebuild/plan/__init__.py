@@ -1,6 +1,7 @@
 """From a recipe to what has to be done: outlines, keys, freshness, reasons and costs."""
 
 from mergebuild.plan.freshness import planned_layout
+from mergebuild.plan.leaves import files_of
 from mergebuild.plan.model import (
     Costs,
     Leaf,
@@ -33,6 +34,7 @@ __all__ = [
     "changes",
     "checkpoint_key",
     "differences",
+    "files_of",
     "make_plan",
     "part_reference",
     "plan_again",

@@ -15,6 +15,7 @@ from mergebuild.checkpoint.digests import DigestMemo, Progress
 from mergebuild.checkpoint.header import TensorInfo
 from mergebuild.checkpoint.hub import Snapshot, is_repo
 from mergebuild.checkpoint.lora import Derived
+from mergebuild.checkpoint.reader import Files
 from mergebuild.checkpoint.source import Checkpoint
 from mergebuild.digest import FieldValue, fields_digest
 from mergebuild.errors import Problem, RecipeError
@@ -75,6 +76,11 @@ def read_leaves(
         }
 
 
+def files_of(leaves: Iterable[Leaf]) -> Files:
+    """The files of sources, which must be what they were when they were opened; to be closed."""
+    return Files({path: mark for leaf in leaves for path, mark in leaf.checkpoint.stamps.items()})
+
+
 class _Digests:
     """Digests of contents, each checkpoint once: `later`, if they are not remembered, by what
     stands for them until then."""
@@ -112,10 +118,14 @@ class _Digests:
             return found, False
         remembered = self.memo.remembered(checkpoint)
         if remembered is None:
-            return {name: _stand_in(checkpoint, t) for name, t in checkpoint.tensors.items()}, True
-        for key, tensor in checkpoint.tensors.items():
-            self._contents.learn(tensor, remembered[key])
+            return {key: _stand_in(checkpoint, t) for key, t in checkpoint.tensors.items()}, True
         return remembered, False
+
+    def learn(self, found: Mapping[TensorInfo, str]) -> None:
+        """Have digests at hand that are known, of a source some of whose others are not."""
+        assert self._contents is not None
+        for tensor, digest in found.items():
+            self._contents.learn(tensor, digest)
 
     def _progress(self, checkpoint: Checkpoint, name: str) -> Progress:
         started = False
@@ -147,14 +157,18 @@ def _leaf(source: Source, opened: Opened, digests: _Digests) -> Leaf:
         contents.append(opened.adapter.contents)
         paths.append(opened.adapter.path)
     keys: dict[TensorInfo, str] = {}
+    known: dict[TensorInfo, str] = {}
     parts, provisional = [], False
     for index, (part, place) in enumerate(opened.places):
         found, unread = digests.of(contents[index], str(source))
         keys.update(found)
+        known.update(found if not unread else {})
         provisional |= unread
         snapshot = place if isinstance(place, Snapshot) else None
         adapter = source.adapter or index > 0
         parts.append(Part(part, adapter, contents[index], snapshot, _named(found)))
+    if provisional:
+        digests.learn(known)
     outline = make_outline(
         name=str(source),
         tensors=_tensors(adapted.checkpoint, adapted.derived, keys),

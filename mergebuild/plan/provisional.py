@@ -7,7 +7,7 @@ stand for them, and a build learns the true ones tensor by tensor.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
@@ -15,10 +15,10 @@ from mergebuild.cache import Index, sound
 from mergebuild.cache.left import left_like
 from mergebuild.checkpoint.contents import Contents
 from mergebuild.checkpoint.header import TensorInfo
-from mergebuild.checkpoint.reader import Files
 from mergebuild.expression import Expression, Operand, TensorKeys, view_key
 from mergebuild.plan.costs import tensor_bytes
-from mergebuild.plan.model import Leaf, NodePlan, Plan
+from mergebuild.plan.leaves import files_of
+from mergebuild.plan.model import NodePlan, Plan
 from mergebuild.recipe import NodeRef
 
 _MATRIX: Final = 2
@@ -81,11 +81,6 @@ class _Digests(dict[TensorInfo, str]):
         return self._digest(tensor)
 
 
-def expected_files(leaves: Iterable[Leaf]) -> Files:
-    """The files of sources, which must be what they were when they were opened; to be closed."""
-    return Files({path: mark for leaf in leaves for path, mark in leaf.checkpoint.stamps.items()})
-
-
 def unlike_all(plan: Plan, contents: Contents) -> bool:
     """Whether nothing that is in the cache, at an output or left by a dead run can be what a
     provisional plan asks for.
@@ -103,7 +98,7 @@ def unlike_all(plan: Plan, contents: Contents) -> bool:
     places = [node.output.path for node in nodes if node.output is not None]
     if not any(path.exists() for path in places) and not any(plan.cache.all_keys()):
         return True
-    with expected_files(plan.leaves.values()) as files:
+    with files_of(plan.leaves.values()) as files:
         keys = TrueKeys(plan, lambda tensor: contents.digest(tensor, files))
         probes = {keys.key(node, tensor) for node in nodes for tensor in _probes(node)}
     if any(not probes.isdisjoint(_published(node)) for node in nodes):
